@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 # Read once, when TensorFlow is imported; a value that is already set wins.
@@ -69,7 +70,7 @@ def is_path(value):
 
 
 def is_output(value, suffix):
-    """Return whether value is None or a file that a run may write."""
+    """Return whether value is None, or a file that a run may write."""
     if value is None or not is_path(value):
         return value is None
     path = absolute(value)
@@ -92,37 +93,32 @@ def check_constants():
         SystemExit: one line with the constant, its value and what would be right.
     """
     policies = "float32 float64 float16 bfloat16 mixed_float16 mixed_bfloat16"
-    rules = (
+    widths = "a tuple of positive integers, such as (500, 500) or (300,)"
+    file = "None, or a {} file in a folder that exists"
+    rules = (  # names, whether a value is right, what is right
         ("SEED", lambda v: is_integer(v, 0, 2**32 - 1), "an integer, 0 to 2**32 - 1"),
-        ("DATA_PATH", is_path, "the path of an npz file"),
-        ("DATA_URL", is_path, "the address of mnist.npz"),
+        ("DATA_PATH DATA_URL", is_path, "a path or an address, not empty"),
         ("DATA_SHA256", lambda v: isinstance(v, str) and len(v) == 64, "64 hex digits"),
         ("STANDARDIZE NESTEROV", lambda v: isinstance(v, bool), "True or False"),
         (
-            "VALIDATION_SPLIT DROPOUT MOMENTUM",
-            lambda v: is_number(v, below=1),
-            "a number from 0 up to, but not, 1",
+            "VALIDATION_SPLIT",
+            lambda v: is_number(v, 1),
+            "a number, at least 0, below 1",
         ),
         (
-            "HIDDEN_UNITS",
-            lambda v: isinstance(v, (tuple, list)) and all(map(is_integer, v)),
-            "a tuple of positive integers, such as (500, 500) or (300,)",
+            "DROPOUT MOMENTUM",
+            lambda v: is_number(v, 1),
+            "a number, at least 0, below 1",
         ),
-        ("ACTIVATION", is_activation, 'a Keras activation by name, such as "tanh"'),
+        ("HIDDEN_UNITS", lambda v: isinstance(v, (tuple, list)), widths),
+        ("HIDDEN_UNITS", lambda v: all(map(is_integer, v)), widths),
+        ("ACTIVATION", is_activation, 'the name of a Keras activation, such as "tanh"'),
         ("DTYPE_POLICY", lambda v: v in policies.split(), f"one of {policies}"),
         ("LEARNING_RATE", lambda v: is_number(v) and v > 0, "a finite number above 0"),
         ("DECAY", is_number, "a finite number, 0 or more"),
         ("BATCH_SIZE EPOCHS", is_integer, "a positive integer"),
-        (
-            "MODEL_PATH",
-            lambda v: is_output(v, ".keras"),
-            "None, or a .keras file in a folder that exists",
-        ),
-        (
-            "PLOT_PATH",
-            lambda v: is_output(v, ".png"),
-            "None, or a .png file in a folder that exists",
-        ),
+        ("MODEL_PATH", lambda v: is_output(v, ".keras"), file.format(".keras")),
+        ("PLOT_PATH", lambda v: is_output(v, ".png"), file.format(".png")),
     )
     for names, is_right, right in rules:
         for name in names.split():
@@ -172,10 +168,8 @@ def download(path):
             )
     # get_file raises a plain Exception for most of what goes wrong.
     except Exception as error:
-        raise SystemExit(
-            f"{path} is missing, and fetching it from {DATA_URL} failed"
-            f" ({one_line(error)}): put the file there by hand"
-        ) from error
+        cause = f"could not be fetched from {DATA_URL} ({one_line(error)})"
+        raise SystemExit(f"{path}: {cause}; put the file there by hand") from error
     finally:
         socket.setdefaulttimeout(timeout)
         keras.config.enable_interactive_logging()
@@ -201,10 +195,8 @@ def read_arrays(path):
                 arrays.append(array.astype(native, copy=False))
     # zipfile, zlib and NumPy raise a dozen kinds for a file that is not right.
     except Exception as error:
-        raise SystemExit(
-            f"{path}: not an npz file with x_train, y_train, x_test and y_test,"
-            f" or damaged ({one_line(error)})"
-        ) from error
+        right = "an npz file with x_train, y_train, x_test and y_test"
+        raise SystemExit(f"{path}: not {right} ({one_line(error)})") from error
     return arrays
 
 
@@ -227,9 +219,7 @@ def load_data(path):
     # lexists: a link to nowhere is the user's, too.
     if not os.path.lexists(path):
         if path.name != "mnist.npz":
-            raise SystemExit(
-                f"{path}: no such file (DATA_PATH; only mnist.npz can be downloaded)"
-            )
+            raise SystemExit(f"{path}: no such file, see DATA_PATH")
         download(path)
     x_train, y_train, x_test, y_test = read_arrays(path)
     limit = np.finfo("float32").max  # beyond it a pixel is infinite in the model
@@ -239,30 +229,18 @@ def load_data(path):
             raise SystemExit(f"{path}: {wrong}")
 
     for part, x, y in ("train", x_train, y_train), ("test", x_test, y_test):
-        require(
-            x.ndim == 3 and x.dtype.kind in "uif" and x.dtype.itemsize <= 8,
-            f"x_{part} must be numbers of shape (N, height, width), not"
-            f" {x.dtype} of shape {x.shape}",
-        )
-        require(x.size > 0, f"x_{part} holds no images, its shape is {x.shape}")
-        require(
-            -limit <= x.min() and x.max() <= limit,  # false for NaN, too
-            f"x_{part} has pixels that are NaN or infinite",
-        )
-        require(
-            y.shape == (len(x),) and y.dtype.kind in "ui",
-            f"y_{part} must be integers of shape ({len(x)},), a label an image, not"
-            f" {y.dtype} of shape {y.shape}",
-        )
-        require(
-            0 <= y.min() and y.max() <= 9,
-            f"y_{part} has labels from {y.min()} to {y.max()}, they must be 0 to 9",
-        )
-    require(
-        x_test.shape[1:] == x_train.shape[1:],
-        f"the images of x_test are {x_test.shape[1:]}, those of x_train"
-        f" {x_train.shape[1:]}",
-    )
+        is_real = x.dtype.kind in "uif" and x.dtype.itemsize <= 8
+        images = f"x_{part}, {x.dtype} of shape {x.shape},"
+        require(x.ndim == 3 and is_real, f"{images} must be (N, height, width) numbers")
+        require(x.size > 0, f"{images} holds no images")
+        is_finite = -limit <= x.min() and x.max() <= limit  # false for NaN, too
+        require(is_finite, f"{images} has NaN or infinite pixels")
+        is_label = y.shape == (len(x),) and y.dtype.kind in "ui"
+        labels = f"y_{part}, {y.dtype} of shape {y.shape},"
+        require(is_label, f"{labels} must be ({len(x)},) integers, one an image")
+        require(0 <= y.min() and y.max() <= 9, f"{labels} has labels outside 0 to 9")
+    sizes = f"{x_test.shape[1:]}, those of x_train {x_train.shape[1:]}"
+    require(x_test.shape[1:] == x_train.shape[1:], f"the images of x_test are {sizes}")
     return (x_train, y_train), (x_test, y_test)
 
 
@@ -367,9 +345,9 @@ def train(model, x, y):
     """
     count = int(len(x) * (1 - VALIDATION_SPLIT))  # as Keras counts
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
+        wrong = f"leaves {count} of {len(x)} images to train with, and the rest to test"
         raise SystemExit(
-            f"VALIDATION_SPLIT = {VALIDATION_SPLIT}: of {len(x)} training images it"
-            f" leaves {count} to train with; at least 1 must be on either side"
+            f"VALIDATION_SPLIT = {VALIDATION_SPLIT} {wrong}: both need one"
         )
     if keras.backend.backend() != "torch":  # which runs one step at a time
         # Python between two steps costs a fifth of an epoch. About 0.1 s of work
@@ -405,10 +383,8 @@ def train(model, x, y):
 def refuse_infinite(loss):
     """Raise SystemExit, naming LEARNING_RATE, if the loss is NaN or infinite."""
     if not math.isfinite(loss):
-        raise SystemExit(
-            f"The loss became {loss}; nothing is saved. LEARNING_RATE ="
-            f" {LEARNING_RATE} is probably too high, try a tenth of it"
-        )
+        cause = f"LEARNING_RATE = {LEARNING_RATE} is probably too high"
+        raise SystemExit(f"The loss became {loss}, nothing is saved: {cause}")
 
 
 def evaluate(model, x, y):
@@ -435,7 +411,9 @@ def evaluate(model, x, y):
 
 def count_confusions(labels, predictions):
     """Count how often each digit was read as each: (10, 10), [label, prediction]."""
-    return np.bincount(10 * labels + predictions, minlength=100).reshape(10, 10)
+    confusions = np.zeros((10, 10), "int64")
+    np.add.at(confusions, (labels, predictions), 1)
+    return confusions
 
 
 def report(confusions):
@@ -481,15 +459,15 @@ def write(path, save):
     return True
 
 
-def draw(file, history, images, labels, probabilities):
+def draw(history, images, labels, probabilities, file):
     """Draw the losses, the confusions and the surest mistakes to a PNG file.
 
     Args:
-        file: where to.
         history: the losses by epoch, as train returns them.
         images: the test images, (N, height, width).
         labels: (N,), integers 0 to 9.
         probabilities: (N, 10).
+        file: where to.
     """
     # Imported here, as nothing else needs it; Figure alone opens no window.
     from matplotlib.figure import Figure
@@ -501,11 +479,10 @@ def draw(file, history, images, labels, probabilities):
 
     axes = left.subplots()
     epochs = range(1, len(history["loss"]) + 1)
+    style = "." if len(epochs) == 1 else "-"  # a line needs two points
     for name, title in ("loss", "training, with dropout"), ("val_loss", "validation"):
         if name in history:
-            axes.plot(
-                epochs, history[name], "." if len(epochs) == 1 else "-", label=title
-            )
+            axes.plot(epochs, history[name], style, label=title)
     axes.set(title="Loss by epoch", xlabel="epoch", ylabel="cross-entropy (nats)")
     axes.set_yscale("log")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -560,24 +537,17 @@ def main():
     print("test set")
     print(f"The test loss is {loss:f}")
     print(f"The accuracy of the model is {accuracy:f}")
-    if history["loss"][-1] >= math.log(10):
-        print(
-            f"This is no better than guessing: the training loss,"
-            f" {history['loss'][-1]:.3f}, is not below ln 10 = 2.303."
-            f" LEARNING_RATE = {LEARNING_RATE} may be too high."
-        )
+    if (final := history["loss"][-1]) >= math.log(10):
+        print(f"No better than guessing: a training loss of {final:.3f} is not below")
+        print(f"ln 10 = 2.303. LEARNING_RATE = {LEARNING_RATE} may be too high.")
     report(count_confusions(y_test, probabilities.argmax(axis=1)))
 
     written = [write(MODEL_PATH, model.save)]
+    picture = partial(draw, history, x_test, y_test, probabilities)
     try:
-        written.append(
-            write(
-                PLOT_PATH,
-                lambda file: draw(file, history, x_test, y_test, probabilities),
-            )
-        )
-    except ImportError:
-        print("No picture: it needs matplotlib (pip install matplotlib).")
+        written.append(write(PLOT_PATH, picture))
+    except ImportError as error:
+        print(f"No picture ({error}). To get it: pip install matplotlib")
     if interrupted:
         sys.exit(130)
     if not all(written):

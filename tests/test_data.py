@@ -180,32 +180,34 @@ def test_pickled_object_is_never_run(small, tmp_path):
         (
             "x_train",
             lambda x: x.reshape(len(x), -1),
-            "x_train must be numbers of shape",
+            "must be (N, height, width) numbers",
         ),
-        ("x_train", lambda x: x[..., None], "x_train must be numbers of shape"),
-        ("x_test", lambda x: x[0, 0, 0], "x_test must be numbers of shape"),
-        ("x_train", lambda x: x.astype(complex), "x_train must be numbers of shape"),
-        ("x_train", lambda x: x.astype(str), "x_train must be numbers of shape"),
-        ("x_train", lambda x: x > 99, "x_train must be numbers of shape"),
-        ("x_train", lambda x: x.astype("m8[s]"), "x_train must be numbers of shape"),
+        ("x_train", lambda x: x[..., None], "must be (N, height, width) numbers"),
+        ("x_test", lambda x: x[0, 0, 0], "must be (N, height, width) numbers"),
+        ("x_train", lambda x: x.astype(complex), "must be (N, height, width) numbers"),
+        ("x_train", lambda x: x.astype(str), "must be (N, height, width) numbers"),
+        ("x_train", lambda x: x > 99, "must be (N, height, width) numbers"),
+        ("x_train", lambda x: x.astype("m8[s]"), "must be (N, height, width) numbers"),
         ("x_test", lambda x: x[:, :14], "the images of x_test are"),
         ("x_train", lambda x: np.where(x == 7, np.nan, x), "NaN or infinite"),
         ("x_test", lambda x: np.where(x == 7, -np.inf, x), "NaN or infinite"),
         ("x_test", lambda x: x * 1e300, "NaN or infinite"),
-        ("x_train", lambda x: x[:0], "x_train holds no images"),
-        ("x_test", lambda x: x[:, :0], "x_test holds no images"),
-        ("y_train", lambda y: y[:-1], "y_train must be integers of shape"),
-        ("y_test", lambda y: y[:, None], "y_test must be integers of shape"),
-        ("y_test", lambda y: y.astype(float), "y_test must be integers of shape"),
-        ("y_test", lambda y: y > 4, "y_test must be integers of shape"),
-        ("y_train", lambda y: y + 1, "y_train has labels from 1 to 10"),
-        ("y_train", lambda y: y.astype(int) - 1, "y_train has labels from -1 to 8"),
+        ("x_train", lambda x: x[:0], "holds no images"),
+        ("x_test", lambda x: x[:, :0], "holds no images"),
+        ("y_train", lambda y: y[:-1], "must be (3000,) integers"),
+        ("y_test", lambda y: y[:, None], "must be (500,) integers"),
+        ("y_test", lambda y: y.astype(float), "must be (500,) integers"),
+        ("y_test", lambda y: y > 4, "must be (500,) integers"),
+        ("y_train", lambda y: y + 1, "labels outside 0 to 9"),
+        ("y_train", lambda y: y.astype(int) - 1, "labels outside 0 to 9"),
     ],
 )
 def test_unfit_array(name, change, wrong, small, tmp_path):
     with np.errstate(over="ignore"):
         changed = change(small[name])
-    assert wrong in refusal(save(tmp_path / "a.npz", small, **{name: changed}))
+    line = refusal(save(tmp_path / "a.npz", small, **{name: changed}))
+    assert wrong in line
+    assert name in line
 
 
 @pytest.mark.parametrize("count", [10**6, 10**13, 10**30])
