@@ -290,7 +290,7 @@ def build_model(images):
         optimizer=keras.optimizers.SGD(
             # LEARNING_RATE / (1 + DECAY * step): what `decay` was before Keras 3.
             keras.optimizers.schedules.InverseTimeDecay(LEARNING_RATE, 1, DECAY),
-            momentum=MOMENTUM,
+            momentum=float(MOMENTUM),  # SGD refuses the integer 0
             nesterov=NESTEROV,
         ),
     )
