@@ -91,3 +91,22 @@ def own_lines(stderr):
     """The lines of stderr that are not TensorFlow's start-up notes."""
     notes = ("WARNING: All log messages before", "I0000 ", "E0000 ", "W0000 ")
     return [line for line in stderr.splitlines() if not line.startswith(notes)]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A run on the bundled file, as a script with edited constants elsewhere."""
+    folder = tmp_path_factory.mktemp("run")
+    path = edited(
+        folder,
+        DATA_PATH=str(ROOT / "mnist.npz"),
+        EPOCHS=2,
+        LEARNING_RATE=0.05,
+        DROPOUT=0.25,
+        MODEL_PATH="model.keras",
+        PLOT_PATH="plot.png",
+    )
+    process = start(path, "-W", "always::UserWarning", "-W", "always::FutureWarning")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return folder, out, err

@@ -23,25 +23,6 @@ def png_size(path):
     return struct.unpack(">II", content[16:24])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run on the bundled file, as a script with edited constants elsewhere."""
-    folder = tmp_path_factory.mktemp("run")
-    path = edited(
-        folder,
-        DATA_PATH=str(ROOT / "mnist.npz"),
-        EPOCHS=2,
-        LEARNING_RATE=0.05,
-        DROPOUT=0.25,
-        MODEL_PATH="model.keras",
-        PLOT_PATH="plot.png",
-    )
-    process = start(path, "-W", "always::UserWarning", "-W", "always::FutureWarning")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return folder, out, err
-
-
 def accuracy_of(out):
     return float(out.partition("The accuracy of the model is ")[2].split()[0])
 
@@ -171,9 +152,21 @@ def test_kill_while_saving_leaves_the_earlier_file(tmp_path):
     assert path.read_text() == "earlier"
 
 
-def test_mistake_is_one_line_and_a_status(tmp_path):
-    process = start(edited(tmp_path, EPOCHS=0))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert out == ""
+def test_mistake_is_a_line_and_a_bug_a_traceback(small_file, tmp_path):
+    folders = [tmp_path / name for name in ("mistake", "bug")]
+    for folder in folders:
+        folder.mkdir()
+    mistake = start(edited(folders[0], EPOCHS=0))
+    path = edited(folders[1], DATA_PATH=str(small_file))
+    text = path.read_text(encoding="utf-8")
+    text = text.replace(
+        "    model.summary()\n", "    model.summary(1, 2, 3, 4, 5, 6)\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    bug = start(path)
+    out, err = mistake.communicate(timeout=60)
+    assert (mistake.returncode, out) == (1, "")
     assert own_lines(err) == ["EPOCHS = 0: must be a positive integer"]
+    _, err = bug.communicate(timeout=60)
+    assert bug.returncode == 1
+    assert "Traceback" in err

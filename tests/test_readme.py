@@ -4,12 +4,11 @@ import gzip
 import os
 import re
 import runpy
+import shutil
 import struct
 
-import keras
 import matplotlib
 import numpy as np
-import pytest
 from conftest import ROOT
 from PIL import Image, ImageDraw, ImageFont
 
@@ -21,23 +20,12 @@ DIGIT, IDX = [next(b for b in BLOCKS if mark in b) for mark in ("load_model", "g
 FONTS = os.path.join(os.path.dirname(matplotlib.__file__), "mpl-data", "fonts", "ttf")
 
 
-@pytest.fixture(scope="module")
-def model_folder(mnist, tmp_path_factory):
-    """A folder with a model that has learned for two epochs, saved as a run does."""
-    folder = tmp_path_factory.mktemp("model")
-    images, targets = train_mnist.preprocess(*mnist[0])
-    keras.utils.set_random_seed(0)
-    model = train_mnist.build_model(images)
-    model.fit(images, targets, batch_size=100, epochs=3, verbose=0)
-    train_mnist.write(folder / "mnist_mlp.keras", model.save)
-    return folder
-
-
-def test_own_digit(model_folder, monkeypatch, capsys):
+def test_own_digit(run, tmp_path, monkeypatch, capsys):
     """Ten digits of a font, dark on light, at several sizes and places."""
     assert len(DIGIT.strip().splitlines()) <= 10
-    monkeypatch.chdir(model_folder)
-    (model_folder / "digit.py").write_text(DIGIT)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run[0] / "model.keras", "mnist_mlp.keras")
+    (tmp_path / "digit.py").write_text(DIGIT)
     font = os.path.join(FONTS, "DejaVuSans.ttf")
     right = 0
     for digit in range(10):
