@@ -85,10 +85,11 @@ def is_output(value, suffix):
 
 
 def is_activation(value):
-    """Return whether value is the name of a Keras activation."""
+    """Return whether value names a Keras activation that keeps a layer's width."""
     try:
-        return isinstance(value, str) and callable(keras.activations.get(value))
-    except ValueError:
+        function = keras.activations.get(value if isinstance(value, str) else "")
+        return function(np.zeros((1, 2), "float32")).shape == (1, 2)
+    except (ValueError, TypeError):  # no such name; an activation with parameters
         return False
 
 
@@ -118,7 +119,7 @@ def check_constants():
         ),
         ("HIDDEN_UNITS", lambda v: isinstance(v, (tuple, list)), widths),
         ("HIDDEN_UNITS", lambda v: all(map(is_integer, v)), widths),
-        ("ACTIVATION", is_activation, 'the name of a Keras activation, such as "tanh"'),
+        ("ACTIVATION", is_activation, 'a Keras activation by name, such as "tanh"'),
         ("DTYPE_POLICY", lambda v: v in policies.split(), f"one of {policies}"),
         ("LEARNING_RATE", lambda v: is_number(v) and v > 0, "a finite number above 0"),
         ("DECAY", is_number, "a finite number, 0 or more"),
