@@ -176,7 +176,8 @@ def download(path):
     # get_file raises a plain Exception for most of what goes wrong.
     except Exception as error:
         cause = f"could not be fetched from {DATA_URL} ({one_line(error)})"
-        raise SystemExit(f"{path}: {cause}; put the file there by hand") from error
+        by_hand = f"by hand, save what a browser gets there in {path.parent}"
+        raise SystemExit(f"{path}: {cause}; {by_hand}") from error
     finally:
         socket.setdefaulttimeout(timeout)
         keras.config.enable_interactive_logging()
@@ -353,10 +354,9 @@ def train(model, x, y):
     """
     count = int(len(x) * (1 - VALIDATION_SPLIT))  # as Keras counts
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
-        wrong = f"leaves {count} of {len(x)} images to train with, and the rest to test"
-        raise SystemExit(
-            f"VALIDATION_SPLIT = {VALIDATION_SPLIT} {wrong}: both need one"
-        )
+        wrong = f"leaves {count} of {len(x)} images to train with, the rest to validate"
+        split = f"VALIDATION_SPLIT = {VALIDATION_SPLIT}"
+        raise SystemExit(f"{split} {wrong}: each needs at least one")
     if keras.backend.backend() != "torch":  # which runs one step at a time
         # Python between two steps costs a fifth of an epoch. About 0.1 s of work
         # (30 steps by default) keeps Ctrl-C and, 7 times an epoch, the bar alive.
