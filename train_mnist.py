@@ -100,6 +100,7 @@ def check_constants():
         SystemExit: one line with the constant, its value and what would be right.
     """
     policies = "float32 float64 float16 bfloat16 mixed_float16 mixed_bfloat16"
+    share = "a number, at least 0, below 1"
     widths = "a tuple of positive integers, such as (500, 500) or (300,)"
     file = "None, or a {} file in a folder that exists"
     rules = (  # names, whether a value is right, what is right
@@ -107,16 +108,7 @@ def check_constants():
         ("DATA_PATH DATA_URL", is_path, "a path or an address, not empty"),
         ("DATA_SHA256", lambda v: isinstance(v, str) and len(v) == 64, "64 hex digits"),
         ("STANDARDIZE NESTEROV", lambda v: isinstance(v, bool), "True or False"),
-        (
-            "VALIDATION_SPLIT",
-            lambda v: is_number(v, 1),
-            "a number, at least 0, below 1",
-        ),
-        (
-            "DROPOUT MOMENTUM",
-            lambda v: is_number(v, 1),
-            "a number, at least 0, below 1",
-        ),
+        ("VALIDATION_SPLIT DROPOUT MOMENTUM", lambda v: is_number(v, 1), share),
         ("HIDDEN_UNITS", lambda v: isinstance(v, (tuple, list)), widths),
         ("HIDDEN_UNITS", lambda v: all(map(is_integer, v)), widths),
         ("ACTIVATION", is_activation, 'a Keras activation by name, such as "tanh"'),

@@ -42,7 +42,7 @@ def small_file(small, tmp_path_factory):
 
 
 @pytest.fixture
-def script(small_file, tmp_path, monkeypatch):
+def script(small_file, monkeypatch):
     """The module, set to train for one epoch on the small data and to write nothing."""
     monkeypatch.setattr(train_mnist, "DATA_PATH", str(small_file))
     monkeypatch.setattr(train_mnist, "EPOCHS", 1)
@@ -82,7 +82,6 @@ def start(path, *options, **kwargs):
     kwargs.setdefault("stdout", subprocess.PIPE)
     kwargs.setdefault("stderr", subprocess.PIPE)
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
-    environment.update(kwargs.pop("env", {}))
     command = [sys.executable, *options, str(path)]
     return subprocess.Popen(command, cwd="/", text=True, env=environment, **kwargs)
 

@@ -176,7 +176,7 @@ def test_other_data_is_trained_on(dtype, script, small, tmp_path, capsys):
     assert (tmp_path / "other.png").exists()
 
 
-def test_split_that_leaves_nothing(script, small, tmp_path):
+def test_split_that_leaves_nothing(script):
     script.VALIDATION_SPLIT = 0.9999
     with pytest.raises(SystemExit, match="^VALIDATION_SPLIT = 0.9999 leaves 0 of 3000"):
         train_mnist.main()
@@ -197,7 +197,7 @@ def test_infinite_loss_stops_and_saves_nothing(script, tmp_path, capsys):
     assert not script.MODEL_PATH.exists()
 
 
-def test_loss_that_is_infinite_only_at_the_end(script):
+def test_loss_that_is_infinite_only_at_the_end():
     with pytest.raises(SystemExit, match="LEARNING_RATE"):
         train_mnist.refuse_infinite(float("inf"))
     assert train_mnist.refuse_infinite(2.3) is None
@@ -251,7 +251,7 @@ def test_steps_an_execution(script, build, small, monkeypatch):
 
 
 def test_terminal(small_file, tmp_path):
-    """On a tty the bar; the first Ctrl-C ends the training, a second the process."""
+    """On a tty the bar; a Ctrl-C ends the training, and the run goes on to its results."""
     pty = pytest.importorskip("pty")
     constants = {"DATA_PATH": str(small_file), "EPOCHS": 2000, "PLOT_PATH": None}
     path = edited(tmp_path, **constants)
