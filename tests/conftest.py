@@ -77,13 +77,14 @@ def edited(folder, **constants):
     return path
 
 
-def start(path, *options, **kwargs):
+def start(path, *options, environment=(), **kwargs):
     """Start the script as a user does, from another folder than its own."""
     kwargs.setdefault("stdout", subprocess.PIPE)
     kwargs.setdefault("stderr", subprocess.PIPE)
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    changes = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", **dict(environment)}
     command = [sys.executable, *options, str(path)]
-    return subprocess.Popen(command, cwd="/", text=True, env=environment, **kwargs)
+    kwargs["env"] = {**os.environ, **changes}
+    return subprocess.Popen(command, cwd="/", text=True, **kwargs)
 
 
 def own_lines(stderr):

@@ -51,16 +51,6 @@ def test_shapes_and_dtypes(mnist):
     assert y_train[:5].tolist() == [5, 0, 4, 1, 9]
 
 
-def test_preprocess(mnist):
-    (x_train, y_train), _ = mnist
-    images, targets = train_mnist.preprocess(x_train, y_train)
-    assert images.shape == (60000, 784)
-    assert np.shares_memory(images, x_train)
-    assert targets.shape == (60000, 10)
-    assert (targets.sum(axis=1) == 1).all()
-    assert (targets.argmax(axis=1) == y_train).all()
-
-
 def test_relative_path_is_relative_to_the_script(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert len(train_mnist.load_data("mnist.npz")[0][0]) == 60000
@@ -85,7 +75,7 @@ def test_any_npz_file_is_welcome(small, tmp_path):
     assert (y_train == small["y_train"]).all()
     fortran = np.asfortranarray(small["x_test"][:7, :5, :3])
     path = save(tmp_path / "b.npz", small, x_test=fortran, y_test=small["y_test"][:7])
-    with pytest.raises(SystemExit, match=r"x_test are \(5, 3\), those of x_train"):
+    with pytest.raises(SystemExit, match="x_test must have the size of x_train's"):
         train_mnist.load_data(path)
     changes = {"x_train": small["x_train"][:, :5, :3], "x_test": fortran}
     path = save(path, small, **changes, y_test=small["y_test"][:7].astype("int64"))
@@ -151,7 +141,7 @@ def test_flipped_bits(write, small, tmp_path):
 @pytest.mark.parametrize("name", ["x_train", "y_train", "x_test", "y_test"])
 def test_missing_array(name, small, tmp_path):
     line = refusal(save(tmp_path / "a.npz", small, **{name: None}))
-    assert f"{name}.npy" in line
+    assert f"'{name} is not a file in the archive'" in line
 
 
 class Trap:
@@ -175,39 +165,39 @@ def test_pickled_object_is_never_run(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "wrong"),
+    ("name", "change", "right"),
     [
-        (
-            "x_train",
-            lambda x: x.reshape(len(x), -1),
-            "must be (N, height, width) numbers",
-        ),
-        ("x_train", lambda x: x[..., None], "must be (N, height, width) numbers"),
-        ("x_test", lambda x: x[0, 0, 0], "must be (N, height, width) numbers"),
-        ("x_train", lambda x: x.astype(complex), "must be (N, height, width) numbers"),
-        ("x_train", lambda x: x.astype(str), "must be (N, height, width) numbers"),
-        ("x_train", lambda x: x > 99, "must be (N, height, width) numbers"),
-        ("x_train", lambda x: x.astype("m8[s]"), "must be (N, height, width) numbers"),
-        ("x_test", lambda x: x[:, :14], "the images of x_test are"),
+        ("x_train", lambda x: x.reshape(len(x), -1), "have the shape (N, height"),
+        ("x_train", lambda x: x[..., None], "have the shape (N, height"),
+        ("x_test", lambda x: x[0, 0, 0], "have the shape (N, height"),
+        ("x_train", lambda x: x.astype(complex), "hold integers or floats"),
+        ("x_train", lambda x: x.astype(str), "hold integers or floats"),
+        ("x_train", lambda x: x > 99, "hold integers or floats"),
+        ("x_train", lambda x: x.astype("m8[s]"), "hold integers or floats"),
+        ("x_test", lambda x: x.astype("longdouble"), "of at most 64 bits"),
+        ("x_test", lambda x: x[:, :14], "have the size of x_train's"),
         ("x_train", lambda x: np.where(x == 7, np.nan, x), "NaN or infinite"),
         ("x_test", lambda x: np.where(x == 7, -np.inf, x), "NaN or infinite"),
         ("x_test", lambda x: x * 1e300, "NaN or infinite"),
-        ("x_train", lambda x: x[:0], "holds no images"),
-        ("x_test", lambda x: x[:, :0], "holds no images"),
-        ("y_train", lambda y: y[:-1], "must be (3000,) integers"),
-        ("y_test", lambda y: y[:, None], "must be (500,) integers"),
-        ("y_test", lambda y: y.astype(float), "must be (500,) integers"),
-        ("y_test", lambda y: y > 4, "must be (500,) integers"),
-        ("y_train", lambda y: y + 1, "labels outside 0 to 9"),
-        ("y_train", lambda y: y.astype(int) - 1, "labels outside 0 to 9"),
+        ("x_train", lambda x: x[:0], "hold images"),
+        ("x_train", lambda x: x[:, :0], "hold images"),
+        ("y_train", lambda y: y[:-1], "hold one label an image"),
+        ("y_test", lambda y: y[:, None], "hold one label an image"),
+        ("y_test", lambda y: y.astype(float), "hold integers"),
+        ("y_test", lambda y: y > 4, "hold integers"),
+        ("y_train", lambda y: y + 1, "hold 0 to 9"),
+        ("y_train", lambda y: y.astype(int) - 1, "hold 0 to 9"),
     ],
 )
-def test_unfit_array(name, change, wrong, small, tmp_path):
+def test_unfit_array(name, change, right, small, tmp_path):
     with np.errstate(over="ignore"):
         changed = change(small[name])
+    if changed.dtype.kind == "f" and changed.dtype.itemsize <= 8 and "bits" in right:
+        pytest.skip("longdouble has 64 bits here")
     line = refusal(save(tmp_path / "a.npz", small, **{name: changed}))
-    assert wrong in line
-    assert name in line
+    assert f"{name} must " in line
+    assert right in line
+    assert f"{changed.dtype} {changed.shape}" in line
 
 
 @pytest.mark.parametrize("count", [10**6, 10**13, 10**30])
@@ -222,17 +212,6 @@ def test_header_that_claims_too_much(count, small, tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refusal(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
-
-
-def test_header_that_claims_too_little(small, tmp_path):
-    path = tmp_path / "a.npz"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in small.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array)
-            extra = b"\0" if name == "y_test" else b""
-            archive.writestr(f"{name}.npy", member.getvalue() + extra)
-    assert "longer than its header" in refusal(path)
 
 
 def test_encrypted(small_file, tmp_path):
