@@ -259,8 +259,8 @@ def evaluate(model, x, y):
         The mean loss (nats), the accuracy (share of images whose most probable
         digit is the label, 0 to 1), and the probabilities, (N, 10).
     """
-    loss = model.evaluate(x, y, batch_size=200, verbose=0)
-    probabilities = model.predict(x, batch_size=200, verbose=0)
+    loss = model.evaluate(x, y, batch_size=500, verbose=0)
+    probabilities = model.predict(x, batch_size=500, verbose=0)
     correct = probabilities.argmax(axis=1) == y.argmax(axis=1)
     return loss, correct.mean(), probabilities
 

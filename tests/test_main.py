@@ -162,7 +162,8 @@ def test_terminal(small_file, tmp_path):
     constants = {"DATA_PATH": str(small_file), "EPOCHS": 2000, "PLOT_PATH": None}
     path = edited(tmp_path, **constants)
     ours, theirs = pty.openpty()
-    process = start(path, stdout=theirs, stdin=theirs)
+    size = {"COLUMNS": "80", "LINES": "24"}  # this pseudo-terminal has none
+    process = start(path, environment=size, stdout=theirs, stdin=theirs)
     os.close(theirs)
     shown = read_until(ours, b"Epoch 2/2000")
     process.send_signal(signal.SIGINT)
