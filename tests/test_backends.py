@@ -36,11 +36,13 @@ def test_a_run(started, tmp_path):
     assert (tmp_path / "mnist_mlp.png").exists()
 
 
-def test_nothing_held_out(started):
-    process = started(EPOCHS=1, VALIDATION_SPLIT=0, HIDDEN_UNITS=(30,))
+@pytest.mark.parametrize("split", [0, 0.99])
+def test_nothing_held_out_or_nearly_all(split, started):
+    """0.99 leaves nine images to train with, less than a batch."""
+    process = started(EPOCHS=1, VALIDATION_SPLIT=split, HIDDEN_UNITS=(30,))
     out, err = process.communicate(timeout=120)
     assert (process.returncode, own_lines(err)) == (0, [])
-    assert "val_loss" not in out
+    assert ("val_loss" in out) == (split > 0)
 
 
 def test_interrupt(started, tmp_path):

@@ -61,6 +61,9 @@ def test_accuracy_is_of_the_test_set(script, small, tmp_path, capsys):
     script.DATA_PATH = tmp_path / "shifted.npz"
     text = "\n".join(run(capsys))
     assert float(re.search(r"accuracy of the model is (.*)", text)[1]) < 0.2
+    confused = re.findall(r"(\d) read as (\d):", text)
+    assert len(confused) == 5
+    assert all(int(label) == (int(read) + 1) % 10 for label, read in confused)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,11 @@ def png_size(path):
     return struct.unpack(">II", content[16:24])
 
 
+def confusion_matrix(labels, predictions):
+    """How often each label was read as each digit, (10, 10)."""
+    return np.histogram2d(labels, predictions, np.arange(11))[0].astype(int)
+
+
 def accuracy_of(out):
     return float(out.partition("The accuracy of the model is ")[2].split()[0])
 
@@ -80,7 +85,7 @@ def test_picture_without_validation_or_mistakes(shift, epochs, mnist, tmp_path):
     losses = {"loss": [0.5, 0.4, 0.3][:epochs]}
     file = tmp_path / "plot.png"
     predictions = (labels + shift) % 10
-    confusions = train_mnist.confusion_matrix(labels, predictions)
+    confusions = confusion_matrix(labels, predictions)
     train_mnist.draw(losses, confusions, images, labels, np.eye(10)[predictions], file)
     png_size(file)
 
@@ -88,7 +93,7 @@ def test_picture_without_validation_or_mistakes(shift, epochs, mnist, tmp_path):
 def test_report(capsys):
     labels = np.array([4] * 20 + [7] * 4 + [1] * 3, "uint8")
     predictions = np.array([9] * 11 + [4] * 9 + [9] * 1 + [7] * 3 + [1] * 3)
-    confusions = train_mnist.confusion_matrix(labels, predictions)
+    confusions = confusion_matrix(labels, predictions)
     train_mnist.report(0.5, 0.25, 15 / 27, confusions)
     assert capsys.readouterr().out.splitlines() == [
         "test set",
