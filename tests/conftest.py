@@ -43,8 +43,9 @@ def small_file(small, tmp_path_factory):
 
 @pytest.fixture
 def script(small_file, monkeypatch):
-    """The module, set to train for one epoch on the small data and to write nothing."""
+    """The module, set to train a small network on small data and to write nothing."""
     monkeypatch.setattr(train_mnist, "DATA_PATH", str(small_file))
+    monkeypatch.setattr(train_mnist, "HIDDEN_UNITS", (50,))
     monkeypatch.setattr(train_mnist, "EPOCHS", 1)
     monkeypatch.setattr(train_mnist, "MODEL_PATH", None)
     monkeypatch.setattr(train_mnist, "PLOT_PATH", None)

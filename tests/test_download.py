@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import keras
@@ -198,22 +199,31 @@ def fetching(server, path, way):
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
 
 
+def wait_for(count, requests):
+    """Wait until the server has so many requests."""
+    deadline = time.monotonic() + 60
+    while len(requests) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(requests) == count
+
+
 def test_two_at_once_and_a_third_killed(server, fetch, tmp_path):
     path = tmp_path / "mnist.npz"
-    runs = [fetching(server, path, "waiting") for _ in range(3)]
-    deadline = time.monotonic() + 60
-    while len(server.requests) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.2)
-    assert not path.exists()
-    runs[2].kill()
-    runs[2].communicate()
-    assert not path.exists()
-    server.go_on.set()
-    for run in runs[:2]:
-        out, _ = run.communicate(timeout=60)
-        assert run.returncode == 0
-        assert out.endswith("\n3000\n")
+    other, killed = (fetching(server, path, "waiting") for _ in range(2))
+    wait_for(2, server.requests)
+    with ThreadPoolExecutor() as pool:
+        ours = pool.submit(fetch, server.url("waiting"))
+        wait_for(3, server.requests)
+        time.sleep(0.2)
+        assert not path.exists()
+        killed.kill()
+        killed.communicate()
+        assert not path.exists()
+        server.go_on.set()
+        assert len(ours.result(60)[0][0]) == 3000
+    out, _ = other.communicate(timeout=60)
+    assert other.returncode == 0
+    assert out.endswith("\n3000\n")
     assert path.read_bytes() == server.content
     # A kill leaves no file but a hidden folder, which .gitignore covers.
     assert len(os.listdir(tmp_path)) <= 2
