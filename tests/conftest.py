@@ -1,16 +1,12 @@
-"""What the tests share: the script as a module, small data, and its own process."""
+"""Fixtures: the script as a module, small data, and the script's own processes."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-sys.dont_write_bytecode = True
+from helpers import ROOT, edited, own_lines
 
 import train_mnist
 
@@ -42,43 +38,26 @@ def small_file(small, tmp_path_factory):
 
 
 @pytest.fixture
-def script(small_file, monkeypatch):
-    """The module, set to train a small network on small data and to write nothing."""
-    monkeypatch.setattr(train_mnist, "DATA_PATH", str(small_file))
-    monkeypatch.setattr(train_mnist, "HIDDEN_UNITS", (50,))
-    monkeypatch.setattr(train_mnist, "EPOCHS", 1)
-    monkeypatch.setattr(train_mnist, "MODEL_PATH", None)
-    monkeypatch.setattr(train_mnist, "PLOT_PATH", None)
-    return monkeypatch_proxy(monkeypatch)
+def constants(monkeypatch):
+    """Sets constants of the module, by keyword, for the time of a test."""
 
-
-def monkeypatch_proxy(monkeypatch):
-    """An object whose attributes are the module's, set for the time of a test."""
-
-    class Script:
-        def __getattr__(self, name):
-            return getattr(train_mnist, name)
-
-        def __setattr__(self, name, value):
+    def constants(**values):
+        for name, value in values.items():
+            assert hasattr(train_mnist, name), name
             monkeypatch.setattr(train_mnist, name, value)
 
-    return Script()
+    return constants
 
 
-def edited(folder, **constants):
-    """Copy the script to a folder with constants edited by hand; return its path."""
-    lines = (ROOT / "train_mnist.py").read_text(encoding="utf-8").splitlines()
-    for name, value in constants.items():
-        at = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
-        assert len(at) == 1, name
-        comment = lines[at[0]].partition("  # ")[2]
-        lines[at[0]] = f"{name} = {value!r}  # {comment}"
-    path = Path(folder) / "train_mnist.py"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+@pytest.fixture
+def quick(constants, small_file):
+    """Has main train a small network on small data, and write nothing."""
+    constants(DATA_PATH=str(small_file), HIDDEN_UNITS=(50,), EPOCHS=1)
+    constants(MODEL_PATH=None, PLOT_PATH=None)
+    return constants
 
 
-def start(path, *options, environment=(), **kwargs):
+def start_script(path, *options, environment=(), **kwargs):
     """Start the script as a user does, from another folder than its own."""
     kwargs.setdefault("stdout", subprocess.PIPE)
     kwargs.setdefault("stderr", subprocess.PIPE)
@@ -88,15 +67,26 @@ def start(path, *options, environment=(), **kwargs):
     return subprocess.Popen(command, cwd="/", text=True, **kwargs)
 
 
-def own_lines(stderr):
-    """The lines of stderr that are not TensorFlow's start-up notes."""
-    notes = ("WARNING: All log messages before", "I0000 ", "E0000 ", "W0000 ")
-    return [line for line in stderr.splitlines() if not line.startswith(notes)]
+@pytest.fixture
+def start():
+    """Starts the script in a process, which does not outlive the test."""
+    processes = []
+
+    def start(*args, **kwargs):
+        processes.append(start_script(*args, **kwargs))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            pipe.close()
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """A run on the bundled file, as a script with edited constants elsewhere."""
+def whole_run(tmp_path_factory):
+    """A run on the bundled file, by a script with edited constants elsewhere."""
     folder = tmp_path_factory.mktemp("run")
     path = edited(
         folder,
@@ -107,7 +97,11 @@ def run(tmp_path_factory):
         MODEL_PATH="model.keras",
         PLOT_PATH="plot.png",
     )
-    process = start(path, "-W", "always::UserWarning", "-W", "always::FutureWarning")
-    out, err = process.communicate(timeout=120)
+    process = start_script(path, "-W", "always::UserWarning")
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 0, err
-    return folder, out, err
+    assert own_lines(err) == []
+    return folder, out

@@ -9,7 +9,7 @@ import struct
 
 import matplotlib
 import numpy as np
-from conftest import ROOT
+from helpers import ROOT
 from PIL import Image, ImageDraw, ImageFont
 
 import train_mnist
@@ -20,11 +20,11 @@ DIGIT, IDX = [next(b for b in BLOCKS if mark in b) for mark in ("load_model", "g
 FONTS = os.path.join(os.path.dirname(matplotlib.__file__), "mpl-data", "fonts", "ttf")
 
 
-def test_own_digit(run, tmp_path, monkeypatch, capsys):
+def test_own_digit(whole_run, tmp_path, monkeypatch, capsys):
     """Ten digits of a font, dark on light, at several sizes and places."""
     assert len(DIGIT.strip().splitlines()) <= 10
     monkeypatch.chdir(tmp_path)
-    shutil.copy(run[0] / "model.keras", "mnist_mlp.keras")
+    shutil.copy(whole_run[0] / "model.keras", "mnist_mlp.keras")
     (tmp_path / "digit.py").write_text(DIGIT)
     font = os.path.join(FONTS, "DejaVuSans.ttf")
     right = 0
