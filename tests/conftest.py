@@ -84,9 +84,12 @@ def start():
             pipe.close()
 
 
-@pytest.fixture(scope="session")
-def whole_run(tmp_path_factory):
-    """A run on the bundled file, by a script with edited constants elsewhere."""
+@pytest.fixture(scope="session", autouse=True)
+def whole_run_started(tmp_path_factory):
+    """A run on the bundled file, by a script with edited constants elsewhere.
+
+    It begins with the first test, and runs beside the others until one wants it.
+    """
     folder = tmp_path_factory.mktemp("run")
     path = edited(
         folder,
@@ -98,10 +101,16 @@ def whole_run(tmp_path_factory):
         PLOT_PATH="plot.png",
     )
     process = start_script(path, "-W", "always::UserWarning")
-    try:
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
+    yield folder, process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="session")
+def whole_run(whole_run_started):
+    """The folder and the output of the run on the bundled file, when it has ended."""
+    folder, process = whole_run_started
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert own_lines(err) == []
     return folder, out
