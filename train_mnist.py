@@ -1,7 +1,7 @@
 """Train a 784-500-500-10 tanh network on MNIST with Keras.
 
 It classifies 97.95 % of the 10,000 test images correctly (97.90 to 97.98, seeds 0 to 2)
-after 100 epochs, which take TODO s on two cores of an Intel Xeon (Sapphire Rapids), no
+after 100 epochs, which take 137 s on two cores of an Intel Xeon (Sapphire Rapids), no
 GPU, with Python 3.11.7, keras 3.15.1, tensorflow 2.21.0 and numpy 2.4.6.
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's start-up log
 try:
-    import matplotlib  # noqa: F401  # Keras imports it, too; a bad MPLBACKEND stops it
+    import matplotlib  # noqa: F401  # Keras does so, too; fails if MPLBACKEND is bad
 except (ImportError, ValueError):
     sys.modules["matplotlib"] = None  # makes Keras, and draw, do without it
 import keras
@@ -103,7 +103,7 @@ def load_data(path):
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
         with np.load(path) as file:
-            arrays = [np.asarray(file[name]) for name in names]  # bytes: damaged
+            arrays = [np.asarray(file[name]) for name in names]  # bytes, if damaged
     except Exception as error:  # a damaged file raises any of a dozen exception types
         raise SystemExit(f"{path}: not an npz file with {names} ({error!r})") from error
     check_arrays(path, arrays)
@@ -153,7 +153,7 @@ def train(model, x, y):
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
         found = f"not {count} and {len(x) - count}"
         sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both parts, {found}")
-    batch_size = min(BATCH_SIZE, count)  # also of BATCH_SIZE beyond 64 bits
+    batch_size = min(BATCH_SIZE, count)  # a huge BATCH_SIZE would overflow 64 bits
     speed_up(model)
     handler = InterruptHandler()
     start = time.perf_counter()
@@ -236,10 +236,10 @@ def draw(history, confusions, images, labels, probabilities):
 def draw_losses(axes, history):
     """Draw the loss curves, on a logarithmic scale."""
     epochs = range(1, len(history["loss"]) + 1)
-    for losses, label in zip(history.values(), ("training, dropout on", "validation")):
-        axes.semilogy(epochs, losses, ".-", label=label)
+    for losses, label in zip(history.values(), (f"training, {DROPOUT=}", "validation")):
+        axes.semilogy(epochs, losses, ".-", label=label, subs=(2, 3, 5))
     axes.set(title="Loss curves", xlabel="epoch", ylabel="cross-entropy (nats)")
-    axes.locator_params(axis="x", integer=True)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
@@ -257,7 +257,7 @@ def draw_confusions(axes, confusions):
 
 
 def draw_mistakes(grid, images, labels, probabilities):
-    """Draw the misclassified images, the most confident first, to a grid of axes."""
+    """Draw the misclassified images, the most confident first, on a grid of axes."""
     predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     mistakes = np.flatnonzero(predictions != labels)
     for axes in grid:
@@ -271,25 +271,25 @@ def draw_mistakes(grid, images, labels, probabilities):
 # Speed, Ctrl-C, and the checks of constants and files
 def speed_up(model):
     """Have fit spend less time between the steps and between the epochs."""
-    # Keras's Python code between two steps takes a fifth of the time: run it every ten.
-    # Set here, not in compile(), which would save it: PyTorch could not run the model.
+    # Keras's code between steps takes a fifth of the time: run it every ten steps.
+    # Not set in compile(): it would be saved, and PyTorch could not run the model.
     if keras.backend.backend() != "torch":
         model.steps_per_execution = 10
     if keras.backend.backend() == "tensorflow":
-        with contextlib.suppress(AttributeError):  # a later Keras may work otherwise
+        with contextlib.suppress(AttributeError):  # a later Keras may differ
             free_in_background(model)
 
 
 def free_in_background(model):
     """Have threads free the data of finished epochs, while fit goes on.
 
-    When TensorFlow frees an epoch's iterator, it sleeps, often as long as the epoch
+    Freeing an epoch's iterator makes TensorFlow sleep, often as long as the epoch
     took. Keras has no setting for it, so this wraps model.train_function, which fit
-    calls with the iterator. Should a later Keras work otherwise, only speed is lost.
+    calls with the iterator. If a later Keras works differently, only speed is lost.
     """
     model.make_train_function()
     run_steps = model.train_function
-    iterators = [None]  # the last one is in use; to drop an older one frees it
+    iterators = [None]  # the last one is in use; dropping an older one frees it
 
     def train_function(iterator):
         if iterator is not iterators[-1]:  # an epoch has begun
@@ -307,7 +307,7 @@ class InterruptHandler(keras.callbacks.Callback):
     interrupted = False
 
     def on_train_begin(self, logs=None):
-        # Only the main thread handles signals; jobs in the background ignore Ctrl-C.
+        # Only the main thread may set handlers; background jobs keep ignoring Ctrl-C.
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             self.previous = signal.signal(signal.SIGINT, self.stop)
@@ -346,7 +346,7 @@ def check_constants():
     )
     for constant, works, allowed in rules:
         if not works:
-            sys.exit(f"{constant}: must be {allowed}".replace("\n", " "))  # arrays
+            sys.exit(f"{constant}: must be {allowed}".replace("\n", " "))  # one line
 
 
 def is_number(value, low, below, kinds=(int, float, np.floating)):
@@ -368,14 +368,14 @@ def is_path(path):
 
 
 def is_output(path, suffix):
-    """Return whether path is None, or can be written, which is tried in its folder."""
+    """Return whether path is None or a file of this suffix that can be written."""
     with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
         path = beside_script(path)
         with tempfile.TemporaryDirectory(prefix=".mnist-", dir=path.parent) as folder:
             Path(folder, path.name).touch()
         is_taken = path.is_dir() or path == beside_script(DATA_PATH)
         return path.suffix == suffix and not is_taken
-    return path is None  # of which Path made a TypeError
+    return path is None  # None ends up here: Path(None) raises TypeError
 
 
 def beside_script(path):
@@ -384,7 +384,7 @@ def beside_script(path):
 
 
 def check_arrays(path, arrays):
-    """Exit unless arrays are images and labels; float32 must hold a pixel squared."""
+    """Exit unless arrays are images and labels; a pixel's square must fit float32."""
     for part, images, labels in ("train", *arrays[:2]), ("test", *arrays[2:]):
         fault = None
         if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "iuf":
@@ -428,13 +428,13 @@ def write_atomically(path, write):
 
 
 def ignore_closed_pipe(stream):
-    """Once nobody reads from stream any more, drop what is written; raise no error."""
+    """Make stream drop its output, without an error, once its reader is gone."""
 
     def write(text, original_write=stream.write):
         try:
             original_write(text)
             stream.flush()
-        except BrokenPipeError:  # from now on to nowhere
+        except BrokenPipeError:  # from now on, output goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     stream.write = write

@@ -1,6 +1,7 @@
 """Fixtures: the script as a module, small data, and the script's own processes."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,9 @@ import pytest
 from helpers import ROOT, edited, own_lines
 
 import train_mnist
+
+# A job in the background of a shell is to ignore Ctrl-C; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ def test_loss_curves(drawn):
     assert figure.get_size_inches().tolist() == [13, 4.6]
     assert figure.dpi == 120
     assert figure.get_layout_engine().__class__.__name__ == "ConstrainedLayoutEngine"
-    labels = {"loss": "training, dropout on", "val_loss": "validation"}
+    labels = {"loss": "training, DROPOUT=0.5", "val_loss": "validation"}
     for line, name in zip(axes.get_lines(), LOSSES, strict=True):
         assert line.get_xdata().tolist() == [1, 2, 3]
         assert line.get_ydata().tolist() == LOSSES[name]
@@ -97,6 +97,8 @@ def test_loss_curves(drawn):
     for minor in False, True:
         texts = [label.get_text() for label in axes.get_yticklabels(minor=minor)]
         assert all(float(text) for text in texts if text)
+    minor = axes.yaxis.get_minorticklocs()
+    assert {f"{tick:.0e}"[0] for tick in minor} == {"2", "3", "5"}
     assert any(texts)
     for lines in axes.xaxis.get_gridlines(), axes.yaxis.get_minorticklines():
         assert lines
@@ -109,6 +111,7 @@ def test_loss_curve_of_a_run_without_validation(drawn):
     _, axes, *_ = drawn({}, {"loss": [0.5]})
     (line,) = axes.get_lines()
     assert line.get_xydata().tolist() == [[1, 0.5]]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_confusion_matrix(drawn):

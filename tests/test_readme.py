@@ -1,5 +1,6 @@
 """The README: its code runs as it stands there, its claims are the script's."""
 
+import ast
 import gzip
 import os
 import re
@@ -9,15 +10,31 @@ import struct
 
 import matplotlib
 import numpy as np
-from helpers import ROOT
+import pytest
+from helpers import CONSTANTS, ROOT
 from PIL import Image, ImageDraw, ImageFont
 
 import train_mnist
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "tests" / "RESULTS.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-DIGIT, IDX = [next(b for b in BLOCKS if mark in b) for mark in ("load_model", "gzip")]
+DIGIT, IDX, NOTEBOOK = [
+    next(b for b in BLOCKS if mark in b) for mark in ("load_model", "gzip", "main()")
+]
+RECIPES = [block for block in BLOCKS if block not in (DIGIT, IDX, NOTEBOOK)]
 FONTS = os.path.join(os.path.dirname(matplotlib.__file__), "mpl-data", "fonts", "ttf")
+OTHERS = {"KERAS_BACKEND", "PIL"}  # which are no constants of the script
+
+
+def assignments(code):
+    """The constants that a piece of code sets, one to a line, as {name: value}."""
+    lines = [line.split(" = ") for line in code.strip().splitlines()]
+    return {name: ast.literal_eval(value) for name, value in lines}
+
+
+def test_page():
+    assert len(README.splitlines()) <= 180
 
 
 def test_own_digit(whole_run, tmp_path, monkeypatch, capsys):
@@ -59,12 +76,51 @@ def test_another_data_set(small, tmp_path, monkeypatch):
     assert (y_test == small["y_test"]).all()
 
 
-def test_every_constant_is_named():
-    script = (ROOT / "train_mnist.py").read_text(encoding="utf-8")
-    for name in re.findall(r"^([A-Z_0-9]+) = ", script, flags=re.MULTILINE):
-        assert f"`{name}" in README, name
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe(recipe, constants):
+    """A block of constants to paste, which the script's own check accepts."""
+    constants(**assignments(recipe))
+    train_mnist.check_constants()
 
 
-def test_picture_is_there():
+def test_every_assignment_in_the_text_is_accepted(constants):
+    """As `DROPOUT = 0` is, in a sentence or a table, of the README and the results."""
+    assert len(RECIPES) == 3
+    found = re.findall(r"`([A-Z][A-Z_0-9]+ = [^`]+)`", README + RESULTS)
+    assert len(found) > 3
+    for code in found:
+        constants(**assignments(code))
+        train_mnist.check_constants()
+
+
+def test_sweep(quick, monkeypatch, tmp_path):
+    """The notebook's code sets constants that exist, and collects the results."""
+    monkeypatch.setattr(train_mnist, "main", lambda: (0.1, train_mnist.SEED))
+    quick()  # what the code sets is put back after the test
+    for name in re.findall(r"train_mnist\.([A-Z_]+)", NOTEBOOK):
+        monkeypatch.setattr(train_mnist, name, getattr(train_mnist, name))
+    (tmp_path / "sweep.py").write_text(NOTEBOOK)
+    results = runpy.run_path(str(tmp_path / "sweep.py"))["results"]
+    assert results == {seed: (0.1, seed) for seed in (0, 1, 2)}
+
+
+def test_constants_that_are_named_exist():
+    code = re.findall(r"```(?:python|sh|powershell)\n(.*?)```", README, flags=re.DOTALL)
+    code += re.findall(
+        r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    )
+    code += re.findall(
+        r"`([^`\n]+)`", re.sub(r"```.*?```", "", RESULTS, flags=re.DOTALL)
+    )
+    named = set(re.findall(r"(?<![\w\"'.])[A-Z][A-Z_0-9]{2,}\b", "\n".join(code)))
+    named |= set(re.findall(r"train_mnist\.([A-Z]\w*)", "\n".join(code)))
+    assert named - OTHERS == CONSTANTS.keys()
+
+
+def test_links_and_pictures_are_there():
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", README)
     assert np.asarray(Image.open(ROOT / picture)).std() > 10
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert "tests/RESULTS.md" in targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
