@@ -1,13 +1,10 @@
 """Fixtures: the script as a module, small data, and the script's own processes."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, edited, own_lines
+from helpers import ROOT, edited, end_process, own_lines, start_script
 
 import train_mnist
 
@@ -61,16 +58,6 @@ def quick(constants, small_file):
     return constants
 
 
-def start_script(path, *options, environment=(), **kwargs):
-    """Start the script as a user does, from another folder than its own."""
-    kwargs.setdefault("stdout", subprocess.PIPE)
-    kwargs.setdefault("stderr", subprocess.PIPE)
-    changes = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", **dict(environment)}
-    command = [sys.executable, *options, str(path)]
-    kwargs["env"] = {**os.environ, **changes}
-    return subprocess.Popen(command, cwd="/", text=True, **kwargs)
-
-
 @pytest.fixture
 def start():
     """Starts the script in a process, which does not outlive the test."""
@@ -82,10 +69,7 @@ def start():
 
     yield start
     for process in processes:
-        process.kill()
-        process.wait()
-        for pipe in filter(None, (process.stdout, process.stderr)):
-            pipe.close()
+        end_process(process)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,8 +90,7 @@ def whole_run_started(tmp_path_factory):
     )
     process = start_script(path, "-W", "always::UserWarning")
     yield folder, process
-    process.kill()
-    process.communicate()
+    end_process(process)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def edited(folder, **constants):
     path = Path(folder) / "train_mnist.py"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def start_script(path, *options, environment=(), **kwargs):
+    """Start the script as a user does, from another folder than its own."""
+    kwargs.setdefault("stdout", subprocess.PIPE)
+    kwargs.setdefault("stderr", subprocess.PIPE)
+    changes = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", **dict(environment)}
+    command = [sys.executable, *options, str(path)]
+    kwargs["env"] = {**os.environ, **changes}
+    return subprocess.Popen(command, cwd="/", text=True, **kwargs)
+
+
+def end_process(process):
+    """Have a process end, whatever it does, and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in filter(None, (process.stdout, process.stderr)):
+        pipe.close()
 
 
 def own_lines(stderr):

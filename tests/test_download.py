@@ -79,12 +79,12 @@ def server(small_file):
 
 @pytest.fixture
 def timeouts(monkeypatch):
-    """Makes every time-out at most one second; lists those that were asked for."""
+    """Makes every time-out at most 0.3 seconds; lists those that were asked for."""
     urlopen, asked = urllib.request.urlopen, []
 
     def impatient(url, timeout):
         asked.append(timeout)
-        return urlopen(url, timeout=min(timeout, 1))
+        return urlopen(url, timeout=min(timeout, 0.3))
 
     monkeypatch.setattr(urllib.request, "urlopen", impatient)
     return asked

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import edited, own_lines, wait_for_line
+from helpers import edited, end_process, own_lines, start_script, wait_for_line
 
 import train_mnist
 
@@ -32,6 +32,87 @@ def results(lines):
     timed = ("The training took", "Wrote")
     digits = [line for line in lines[first:] if not line.startswith(timed)]
     return [re.sub(r" - \d+s - \d+m?s/step", "", line) for line in digits]
+
+
+@pytest.fixture(scope="module")
+def jobs(small_file, tmp_path_factory):
+    """Three runs that end in three ways, side by side: {name: (folder, process)}."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    size = {"COLUMNS": "80", "LINES": "24"}  # this pseudo-terminal has none
+    inherited = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    if importlib.util.find_spec("matplotlib_inline"):
+        inherited = {"MPLBACKEND": "nothing_that_exists"}
+    jobs = {}
+    for name, epochs, environment, options in (
+        ("reader", 5000, {}, {}),
+        ("terminal", 2000, size, {"stdout": theirs, "stdin": theirs}),
+        ("background", 40, inherited, {}),
+    ):
+        folder = tmp_path_factory.mktemp(name)
+        path = edited(folder, DATA_PATH=str(small_file), EPOCHS=epochs)
+        if name == "background":  # a shell has its jobs ignore Ctrl-C
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process = start_script(path, environment=environment, **options)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        jobs[name] = folder, process
+    os.close(theirs)
+    jobs["terminal"] += (ours,)
+    yield jobs
+    for _, process, *_ in jobs.values():
+        end_process(process)
+    os.close(ours)
+
+
+def test_interrupt_that_ends_the_reader_too(jobs):
+    """As in `python train_mnist.py | tee log`: all is saved, nothing complains."""
+    folder, process = jobs["reader"]
+    wait_for_line(process, "Epoch 3/")
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert own_lines(process.stderr.read()) == []
+    left = sorted(os.listdir(folder))
+    assert left == ["mnist_mlp.keras", "mnist_mlp.png", "train_mnist.py"]
+
+
+def test_terminal(jobs):
+    """On a tty the bar; a Ctrl-C ends the training, and the run goes on to its results."""
+    folder, process, terminal = jobs["terminal"]
+    shown = read_until(terminal, b"Epoch 2/2000")
+    process.send_signal(signal.SIGINT)
+    shown += read_until(terminal, b"mnist_mlp.png")
+    assert process.wait(60) == 130
+    assert own_lines(process.stderr.read()) == []
+    text = shown.decode()
+    assert "\x1b[32m" in text
+    assert re.search(r"Interrupted in epoch \d+ of 2000\.", text)
+    assert text.index("Interrupted") < text.index("The accuracy of the model is")
+    assert (folder / "mnist_mlp.keras").exists()
+
+
+def test_background_job_with_the_backend_of_a_notebook(jobs):
+    """A shell has its jobs ignore Ctrl-C; `!python` inherits MPLBACKEND."""
+    folder, process = jobs["background"]
+    wait_for_line(process, "Epoch 2/")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, own_lines(err)) == (0, [])
+    assert "Epoch 40/40" in out
+    assert "Interrupted" not in out
+    left = sorted(os.listdir(folder))
+    if old_matplotlib():  # it takes any module:// for a backend
+        assert "mnist_mlp.png" in left
+        return
+    assert re.search(r"^No picture: .*, or unset MPLBACKEND \(", out, re.MULTILINE)
+    assert left == ["mnist_mlp.keras", "train_mnist.py"]
+
+
+def old_matplotlib():
+    import matplotlib
+
+    known_by_name = hasattr(matplotlib.backends, "backend_registry")
+    return not (known_by_name or importlib.util.find_spec("matplotlib_inline"))
 
 
 def test_printed_lines_and_repeatability(quick, capsys):
@@ -195,74 +276,6 @@ def test_second_interrupt_acts_as_usual(quick, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         train_mnist.main()
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_terminal(small_file, tmp_path, start):
-    """On a tty the bar; a Ctrl-C ends the training, and the run goes on to its results."""
-    pty = pytest.importorskip("pty")
-    constants = {"DATA_PATH": str(small_file), "EPOCHS": 2000, "PLOT_PATH": None}
-    path = edited(tmp_path, **constants)
-    ours, theirs = pty.openpty()
-    size = {"COLUMNS": "80", "LINES": "24"}  # this pseudo-terminal has none
-    process = start(path, environment=size, stdout=theirs, stdin=theirs)
-    os.close(theirs)
-    shown = read_until(ours, b"Epoch 2/2000")
-    process.send_signal(signal.SIGINT)
-    shown += read_until(ours, b"Wrote")
-    assert process.wait(60) == 130
-    assert own_lines(process.communicate()[1]) == []
-    os.close(ours)
-    text = shown.decode()
-    assert "\x1b[32m" in text
-    assert re.search(r"Interrupted in epoch \d+ of 2000\.", text)
-    assert text.index("Interrupted") < text.index("The accuracy of the model is")
-    assert (tmp_path / "mnist_mlp.keras").exists()
-
-
-def test_interrupt_that_ends_the_reader_too(small_file, tmp_path, start):
-    """As in `python train_mnist.py | tee log`: all is saved, nothing complains."""
-    path = edited(tmp_path, DATA_PATH=str(small_file), EPOCHS=5000)
-    process = start(path)
-    wait_for_line(process, "Epoch 3/")
-    process.stdout.close()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert own_lines(process.stderr.read()) == []
-    left = sorted(os.listdir(tmp_path))
-    assert left == ["mnist_mlp.keras", "mnist_mlp.png", "train_mnist.py"]
-
-
-def test_background_job_with_the_backend_of_a_notebook(small_file, tmp_path, start):
-    """A shell has its jobs ignore Ctrl-C; `!python` inherits MPLBACKEND."""
-    path = edited(tmp_path, DATA_PATH=str(small_file), EPOCHS=4)
-    ignore, before = signal.SIG_IGN, signal.getsignal(signal.SIGINT)
-    inherited = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    if importlib.util.find_spec("matplotlib_inline"):
-        inherited = {"MPLBACKEND": "nothing_that_exists"}
-    signal.signal(signal.SIGINT, ignore)
-    try:
-        process = start(path, environment=inherited)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    wait_for_line(process, "Epoch 2/")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, own_lines(err)) == (0, [])
-    assert "Epoch 4/4" in out
-    assert "Interrupted" not in out
-    left = sorted(os.listdir(tmp_path))
-    if old_matplotlib():  # it takes any module:// for a backend
-        assert "mnist_mlp.png" in left
-        return
-    assert re.search(r"^No picture: .*, or unset MPLBACKEND \(", out, re.MULTILINE)
-    assert left == ["mnist_mlp.keras", "train_mnist.py"]
-
-
-def old_matplotlib():
-    import matplotlib
-
-    known_by_name = hasattr(matplotlib.backends, "backend_registry")
-    return not (known_by_name or importlib.util.find_spec("matplotlib_inline"))
 
 
 def test_closed_stdout(small_file, tmp_path, monkeypatch):
