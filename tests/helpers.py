@@ -76,6 +76,16 @@ def wait_for_line(process, start):
     raise AssertionError(f"ended without a line {start!r}")
 
 
+def read_rest(process):
+    """Wait for a process to end; return what of stdout is not yet read, and stderr.
+
+    communicate would lose what wait_for_line has read ahead.
+    """
+    out, err = process.stdout.read(), process.stderr.read()
+    process.wait()
+    return out, err
+
+
 def confusion_matrix(labels, predictions):
     """How often each label was read as each digit, (10, 10)."""
     return np.histogram2d(labels, predictions, np.arange(11))[0].astype(int)

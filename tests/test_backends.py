@@ -11,7 +11,7 @@ import signal
 
 import numpy as np
 import pytest
-from helpers import edited, own_lines, wait_for_line
+from helpers import edited, own_lines, read_rest, wait_for_line
 
 SKIPPED = [name for name in ("jax", "torch") if not importlib.util.find_spec(name)]
 
@@ -61,7 +61,7 @@ def test_interrupt(started, tmp_path):
     process = started(EPOCHS=5000)
     wait_for_line(process, "Epoch 3/")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = read_rest(process)
     assert (process.returncode, own_lines(err)) == (130, [])
     assert re.search(r"Interrupted in epoch \d+ of 5000\.", out)
     assert "The accuracy of the model is" in out

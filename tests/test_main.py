@@ -10,7 +10,14 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import edited, end_process, own_lines, start_script, wait_for_line
+from helpers import (
+    edited,
+    end_process,
+    own_lines,
+    read_rest,
+    start_script,
+    wait_for_line,
+)
 
 import train_mnist
 
@@ -45,9 +52,9 @@ def jobs(small_file, tmp_path_factory):
         inherited = {"MPLBACKEND": "nothing_that_exists"}
     jobs = {}
     for name, epochs, environment, options in (
+        ("background", 40, inherited, {}),
         ("reader", 5000, {}, {}),
         ("terminal", 2000, size, {"stdout": theirs, "stdin": theirs}),
-        ("background", 40, inherited, {}),
     ):
         folder = tmp_path_factory.mktemp(name)
         path = edited(folder, DATA_PATH=str(small_file), EPOCHS=epochs)
@@ -62,6 +69,30 @@ def jobs(small_file, tmp_path_factory):
     for _, process, *_ in jobs.values():
         end_process(process)
     os.close(ours)
+
+
+def test_background_job_with_the_backend_of_a_notebook(jobs):
+    """A shell has its jobs ignore Ctrl-C; `!python` inherits MPLBACKEND."""
+    folder, process = jobs["background"]
+    wait_for_line(process, "Epoch 2/")
+    process.send_signal(signal.SIGINT)
+    out, err = read_rest(process)
+    assert (process.returncode, own_lines(err)) == (0, [])
+    assert "Epoch 40/40" in out
+    assert "Interrupted" not in out
+    left = sorted(os.listdir(folder))
+    if old_matplotlib():  # it takes any module:// for a backend
+        assert "mnist_mlp.png" in left
+        return
+    assert re.search(r"^No picture: .*, or unset MPLBACKEND \(", out, re.MULTILINE)
+    assert left == ["mnist_mlp.keras", "train_mnist.py"]
+
+
+def old_matplotlib():
+    import matplotlib
+
+    known_by_name = hasattr(matplotlib.backends, "backend_registry")
+    return not (known_by_name or importlib.util.find_spec("matplotlib_inline"))
 
 
 def test_interrupt_that_ends_the_reader_too(jobs):
@@ -89,30 +120,6 @@ def test_terminal(jobs):
     assert re.search(r"Interrupted in epoch \d+ of 2000\.", text)
     assert text.index("Interrupted") < text.index("The accuracy of the model is")
     assert (folder / "mnist_mlp.keras").exists()
-
-
-def test_background_job_with_the_backend_of_a_notebook(jobs):
-    """A shell has its jobs ignore Ctrl-C; `!python` inherits MPLBACKEND."""
-    folder, process = jobs["background"]
-    wait_for_line(process, "Epoch 2/")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, own_lines(err)) == (0, [])
-    assert "Epoch 40/40" in out
-    assert "Interrupted" not in out
-    left = sorted(os.listdir(folder))
-    if old_matplotlib():  # it takes any module:// for a backend
-        assert "mnist_mlp.png" in left
-        return
-    assert re.search(r"^No picture: .*, or unset MPLBACKEND \(", out, re.MULTILINE)
-    assert left == ["mnist_mlp.keras", "train_mnist.py"]
-
-
-def old_matplotlib():
-    import matplotlib
-
-    known_by_name = hasattr(matplotlib.backends, "backend_registry")
-    return not (known_by_name or importlib.util.find_spec("matplotlib_inline"))
 
 
 def test_printed_lines_and_repeatability(quick, capsys):
