@@ -57,7 +57,8 @@ def jobs(small_file, tmp_path_factory):
         ("terminal", 2000, size, {"stdout": theirs, "stdin": theirs}),
     ):
         folder = tmp_path_factory.mktemp(name)
-        path = edited(folder, DATA_PATH=str(small_file), EPOCHS=epochs)
+        data = {"DATA_PATH": str(small_file), "HIDDEN_UNITS": (50,)}
+        path = edited(folder, EPOCHS=epochs, **data)
         if name == "background":  # a shell has its jobs ignore Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         process = start_script(path, environment=environment, **options)
