@@ -3,8 +3,6 @@
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -12,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from helpers import ROOT, edited, own_lines
+from helpers import edited, own_lines
 
 import train_mnist
 
@@ -195,14 +193,12 @@ def wait_for(count, requests):
     assert len(requests) == count
 
 
-def test_two_at_once_and_a_third_killed(server, fetch, tmp_path):
+def test_two_at_once_and_a_third_killed(
+    server, fetch, start, tmp_path, tmp_path_factory
+):
     path = tmp_path / "mnist.npz"
-    code = (
-        "import train_mnist\n"
-        f"train_mnist.DATA_URL = {server.url('waiting')!r}\n"
-        f"train_mnist.load_data({str(path)!r})\n"
-    )
-    killed = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    constants = {"DATA_PATH": str(path), "DATA_URL": server.url("waiting")}
+    killed = start(edited(tmp_path_factory.mktemp("script"), **constants))
     try:
         wait_for(1, server.requests)
         with ThreadPoolExecutor() as pool:
@@ -217,7 +213,6 @@ def test_two_at_once_and_a_third_killed(server, fetch, tmp_path):
             for one in ours:
                 assert len(one.result(60)[0][0]) == 3000
     finally:
-        killed.kill()
         server.go_on.set()
     assert os.listdir(tmp_path) == ["mnist.npz"]
     assert path.read_bytes() == server.content
