@@ -189,8 +189,7 @@ def report(loss, accuracy, confusions):
     print(f"The accuracy of the model is {accuracy:f}")
     totals, correct = confusions.sum(axis=1), confusions.diagonal()
     if correct.sum() <= totals.max():  # as good as always saying the commonest digit
-        print("No better than guessing.")
-        print(f"{LEARNING_RATE = } may be too high or too low.")
+        print(f"No better than guessing: {LEARNING_RATE = } may be too high or too low")
     errors = confusions - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
     print("digit    " + "".join(f"{digit:6d}" for digit in range(10)))
@@ -307,13 +306,14 @@ class InterruptHandler(keras.callbacks.Callback):
     interrupted = False
 
     def on_train_begin(self, logs=None):
+        self.fitted = self.model  # within a step, self.model would lose JAX's weights
         # Only the main thread may set handlers; background jobs keep ignoring Ctrl-C.
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             self.previous = signal.signal(signal.SIGINT, self.stop)
 
     def stop(self, signum, frame):
-        self.interrupted = self.model.stop_training = True
+        self.interrupted = self.fitted.stop_training = True
         self.on_train_end()
 
     def on_train_end(self, logs=None):

@@ -343,6 +343,30 @@ def test_interrupt_that_is_ignored_stays_ignored(handler):
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
+def test_interrupt_within_a_step(quick, small, build, capsys):
+    """On JAX the weights of the last step are given up there, the next not yet here."""
+    x, y = train_mnist.preprocess(small["x_train"], small["y_train"])
+    model = build()
+    model.make_train_function()
+    take_step = model.train_function
+    steps = []
+
+    def train_function(*args):
+        results = take_step(*args)
+        steps.append(results)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return results
+
+    model.train_function = train_function
+    quick(EPOCHS=50, BATCH_SIZE=20)
+    history, interrupted = train_mnist.train(model, x, y)
+    assert interrupted
+    assert len(history["val_loss"]) == 1
+    assert len(steps) == 2
+    assert np.isfinite(train_mnist.evaluate(model, x, y)[0])
+
+
 def test_evaluate():
     """The mean loss, the share of right digits, and the probabilities as they are."""
     model = keras.Sequential([keras.Input((10,)), keras.layers.Softmax()])
