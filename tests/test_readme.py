@@ -57,6 +57,25 @@ def test_own_digit(whole_run, tmp_path, monkeypatch, capsys):
     assert right >= 8
 
 
+def test_own_digit_on_a_photo(whole_run, tmp_path, monkeypatch, capsys):
+    """Ten digits on grey paper, half in the shadow, with the noise of a camera."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(whole_run[0] / "model.keras", "mnist_mlp.keras")
+    (tmp_path / "digit.py").write_text(DIGIT)
+    font = ImageFont.truetype(os.path.join(FONTS, "DejaVuSans.ttf"), 150)
+    light = np.linspace(220, 130, 400)
+    noise = np.random.default_rng(0).normal(0, 5, (400, 400))
+    right = 0
+    for digit in range(10):
+        page = Image.new("L", (400, 400), 255)
+        ImageDraw.Draw(page).text((150, 100), str(digit), 0, font)
+        photo = 40 + (light - 40) * np.array(page) / 255 + noise
+        Image.fromarray(photo.astype("uint8")).save("digit.png")
+        runpy.run_path("digit.py")
+        right += capsys.readouterr().out.split()[-1] == str(digit)
+    assert right >= 8
+
+
 def test_another_data_set(small, tmp_path, monkeypatch):
     """Four small idx files become an npz file that load_data welcomes."""
     monkeypatch.chdir(tmp_path)
