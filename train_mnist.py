@@ -23,11 +23,11 @@ import time
 import urllib.request
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's start-up log
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # mutes most of TensorFlow's log
 try:
-    import matplotlib  # noqa: F401  # Keras does so, too; fails if MPLBACKEND is bad
+    import matplotlib  # noqa: F401  # Keras imports it, too; fails if MPLBACKEND is bad
 except (ImportError, ValueError):
-    sys.modules["matplotlib"] = None  # makes Keras, and draw, do without it
+    sys.modules["matplotlib"] = None  # ImportError for Keras and draw, which do without
 import keras
 import numpy as np
 
@@ -36,15 +36,15 @@ DATA_PATH = "mnist.npz"  # the data set; mnist.npz is downloaded if it is missin
 DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"  # download address
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"  # hash
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
-VALIDATION_SPLIT = 0.3  # share of the training images held out; at least 0, below 1
+VALIDATION_SPLIT = 0.3  # fraction of the images for validation; at least 0, below 1
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
-DROPOUT = 0.5  # share of the hidden outputs dropped in training; at least 0, below 1
-# Training, by stochastic gradient descent
+DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, below 1
+# Training, by stochastic gradient descent, one batch per step
 LEARNING_RATE = 0.01  # step size at the first step, above 0
 DECAY = 1e-6  # the step size at step n is LEARNING_RATE / (1 + DECAY * n); at least 0
-MOMENTUM = 0.9  # share of the last update that is kept; at least 0, below 1
+MOMENTUM = 0.9  # fraction of the last update that is kept; at least 0, below 1
 NESTEROV = True  # take the gradient one momentum step ahead, True or False
 BATCH_SIZE = 200  # images per step
 EPOCHS = 100  # passes over the training images
@@ -57,8 +57,8 @@ PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: no
 def main():
     """Load, train, evaluate, report, save and draw, as the constants say.
 
-    Returns the test loss (nats) and the test accuracy (0 to 1). Raises SystemExit with
-    a line that says what is wrong, 130 after Ctrl-C, or 1 if a file is not written.
+    Returns the test loss (nats) and the test accuracy (0 to 1). Raises SystemExit: with
+    a line that says what is wrong, 130 after Ctrl-C in fit, 1 if a file is not written.
     """
     check_constants()
     keras.utils.set_random_seed(SEED)
@@ -127,7 +127,7 @@ def build_model(x):
     model = keras.Sequential([keras.Input(x.shape[1:], dtype=x.dtype.name)])
     if STANDARDIZE:
         mean = x.mean(dtype="float64")
-        # The mean of x * x, by einsum: x.var() would first copy all of x to float64.
+        # The mean of x * x: einsum converts it in parts, x.var() would copy all of it.
         mean_square = np.einsum("ij,ij->", x, x, dtype="float64") / x.size
         variance = max(mean_square - mean**2, 0.0)  # rounding can leave it below 0
         model.add(keras.layers.Normalization(axis=None, mean=mean, variance=variance))
@@ -135,7 +135,7 @@ def build_model(x):
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # Keras 2 called this `decay`. float(): an int rate or momentum would mislead Keras.
+    # Keras 2's `decay`. float(): an int rate would round DECAY, an int momentum fails.
     schedules = keras.optimizers.schedules
     rate = schedules.InverseTimeDecay(float(LEARNING_RATE), 1, float(DECAY))
     sgd = keras.optimizers.SGD(rate, momentum=float(MOMENTUM), nesterov=NESTEROV)
@@ -149,7 +149,7 @@ def train(model, x, y):
     Returns the losses by epoch (nats), {"loss": [...], "val_loss": [...]}, and whether
     Ctrl-C ended it early. Raises SystemExit if VALIDATION_SPLIT leaves a part empty.
     """
-    count = int(len(x) * (1 - VALIDATION_SPLIT))  # the other images are held out
+    count = int(len(x) * (1 - VALIDATION_SPLIT))  # the others are for validation
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
         found = f"not {count} and {len(x) - count}"
         sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both parts, {found}")
@@ -163,14 +163,14 @@ def train(model, x, y):
         batch_size=batch_size,
         epochs=EPOCHS,
         validation_data=(x[count:], y[count:]) if count < len(x) else None,
-        steps_per_epoch=int(np.ceil(count / batch_size)),  # or Keras sets x up twice
+        steps_per_epoch=int(np.ceil(count / batch_size)),  # spares a second iterator
         verbose=1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2,  # 1: bar
         callbacks=[handler, keras.callbacks.TerminateOnNaN()],
     ).history
     if handler.interrupted:
         print(f"Interrupted in epoch {len(history['loss'])} of {EPOCHS}.")
     print(f"The training took {time.perf_counter() - start:.1f} s.")
-    model.train_function = None  # it would keep the data of the last epoch in memory
+    model.train_function = None  # it holds the last epoch's data; fit makes a new one
     return history, handler.interrupted
 
 
@@ -202,7 +202,7 @@ def report(loss, accuracy, confusions):
 
 
 def save(path, write):
-    """Write a file with write(path); return whether it worked."""
+    """Have write, a function of a path, make a file; return whether it worked."""
     path = beside_script(path)
     try:
         write_atomically(path, write)
@@ -233,7 +233,7 @@ def draw(history, confusions, images, labels, probabilities):
 
 
 def draw_losses(axes, history):
-    """Draw the loss curves, on a logarithmic scale."""
+    """Draw the loss curves on a log scale; dropout raises the one of the training."""
     epochs = range(1, len(history["loss"]) + 1)
     for losses, label in zip(history.values(), (f"training, {DROPOUT=}", "validation")):
         axes.semilogy(epochs, losses, ".-", label=label, subs=(2, 3, 5))
@@ -270,7 +270,7 @@ def draw_mistakes(grid, images, labels, probabilities):
 # Speed, Ctrl-C, and the checks of constants and files
 def speed_up(model):
     """Have fit spend less time between the steps and between the epochs."""
-    # Keras's code between steps takes a fifth of the time: run it every ten steps.
+    # Keras's code between steps takes a fifth of the time: run it once in ten steps.
     # Not set in compile(): it would be saved, and PyTorch could not run the model.
     if keras.backend.backend() != "torch":
         model.steps_per_execution = 10
@@ -282,9 +282,9 @@ def speed_up(model):
 def free_in_background(model):
     """Have threads free the data of finished epochs, while fit goes on.
 
-    Freeing an epoch's iterator makes TensorFlow sleep, often as long as the epoch
+    Freeing an epoch's iterator makes TensorFlow sleep, for up to as long as the epoch
     took. Keras has no setting for it, so this wraps model.train_function, which fit
-    calls with the iterator. If a later Keras works differently, only speed is lost.
+    calls with the iterator. If a later Keras has none, only speed is lost.
     """
     model.make_train_function()
     run_steps = model.train_function
@@ -301,12 +301,12 @@ def free_in_background(model):
 
 
 class InterruptHandler(keras.callbacks.Callback):
-    """Make Ctrl-C stop fit early; a second one acts as it would without this."""
+    """Make the first Ctrl-C stop fit early; a second one acts as usual."""
 
     interrupted = False
 
     def on_train_begin(self, logs=None):
-        self.fitted = self.model  # within a step, self.model would lose JAX's weights
+        self.fitted = self.model  # a property; within a step it loses JAX's weights
         # Only the main thread may set handlers; background jobs keep ignoring Ctrl-C.
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -314,7 +314,7 @@ class InterruptHandler(keras.callbacks.Callback):
 
     def stop(self, signum, frame):
         self.interrupted = self.fitted.stop_training = True
-        self.on_train_end()
+        self.on_train_end()  # gives Ctrl-C back to the previous handler
 
     def on_train_end(self, logs=None):
         if signal.getsignal(signal.SIGINT) == self.stop:
@@ -357,7 +357,7 @@ def is_number(value, low, below, kinds=(int, float, np.floating)):
 def is_activation(name):
     with contextlib.suppress(AttributeError, RuntimeError, TypeError, ValueError):
         outputs = keras.activations.get(name)(np.zeros((1, 2), "float32"))
-        return isinstance(name, str) and outputs.shape == (1, 2)  # the width stays
+        return isinstance(name, str) and outputs.shape == (1, 2)  # glu halves the width
     return False
 
 
@@ -427,14 +427,14 @@ def write_atomically(path, write):
         os.replace(new, path)
 
 
-def ignore_closed_pipe(stream):
-    """Make stream drop its output, without an error, once its reader is gone."""
+def ignore_write_errors(stream):
+    """Make stream drop its output once it can't be written: a run is worth more."""
 
     def write(text, original_write=stream.write):
         try:
             original_write(text)
             stream.flush()
-        except BrokenPipeError:  # from now on, output goes nowhere
+        except OSError:  # no reader, terminal or space: from now on, it goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     stream.write = write
@@ -442,7 +442,7 @@ def ignore_closed_pipe(stream):
 
 if __name__ == "__main__":
     sys.stdout = sys.stdout or io.StringIO()  # it is None if the shell closed it
-    ignore_closed_pipe(sys.stdout)  # Ctrl-C in `python train_mnist.py | tee` ends tee
+    ignore_write_errors(sys.stdout)  # Ctrl-C in `python train_mnist.py | tee` ends tee
     try:
         main()
     except KeyboardInterrupt:

@@ -311,10 +311,18 @@ def test_pipe_whose_reader_is_gone():
     """What is written comes through at once, and goes nowhere when nobody reads."""
     reader, writer = os.pipe()
     with open(writer, "w", encoding="utf-8") as stream:
-        train_mnist.ignore_closed_pipe(stream)
+        train_mnist.ignore_write_errors(stream)
         stream.write("one\n")
         assert os.read(reader, 100) == b"one\n"
         os.close(reader)
         for _ in range(3):
             print("two", file=stream, flush=True)
     assert sys.stdout is not stream
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+def test_output_to_a_full_disk():
+    with open("/dev/full", "w", encoding="utf-8") as stream:
+        train_mnist.ignore_write_errors(stream)
+        for _ in range(3):
+            print("one", file=stream, flush=True)
