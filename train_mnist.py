@@ -36,7 +36,7 @@ DATA_PATH = "mnist.npz"  # the data set; mnist.npz is downloaded if it is missin
 DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"  # download address
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"  # hash
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
-VALIDATION_SPLIT = 0.3  # fraction of the images for validation; at least 0, below 1
+VALIDATION_SPLIT = 0.3  # fraction at x_train's end for validation; at least 0, below 1
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
@@ -47,7 +47,7 @@ DECAY = 1e-6  # the step size at step n is LEARNING_RATE / (1 + DECAY * n); at l
 MOMENTUM = 0.9  # fraction of the last update that is kept; at least 0, below 1
 NESTEROV = True  # take the gradient one momentum step ahead, True or False
 BATCH_SIZE = 200  # images per step
-EPOCHS = 100  # passes over the training images
+EPOCHS = 100  # passes over the training images left by VALIDATION_SPLIT
 SEED = 0  # 0 to 2**32 - 1; the same seed on the same machine gives the same result
 # Output
 MODEL_PATH = "mnist_mlp.keras"  # the trained model; None: not saved
@@ -58,14 +58,13 @@ def main():
     """Load, train, evaluate, report, save and draw, as the constants say.
 
     Returns the test loss (nats) and the test accuracy (0 to 1). Raises SystemExit: with
-    a line that says what is wrong, 130 after Ctrl-C in fit, 1 if a file is not written.
+    a line that says what is wrong, 130 after Ctrl-C in fit, 1 if writing a file fails.
     """
     check_constants()
     keras.utils.set_random_seed(SEED)
     (images, labels), (test_images, test_labels) = load_data(DATA_PATH)
-    print(f"training images {images.shape} {images.dtype}, labels {labels.shape}")
-    print(f"test images     {test_images.shape} {test_images.dtype}", end=", ")
-    print(f"labels {test_labels.shape}")
+    for part, x, y in ("training", images, labels), ("test", test_images, test_labels):
+        print(f"{part + ' images':15} {x.shape} {x.dtype}, labels {y.shape}")
     x, y = preprocess(images, labels)
     model = build_model(x)
     model.summary()
@@ -103,7 +102,7 @@ def load_data(path):
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
         with np.load(path) as file:
-            arrays = [np.asarray(file[name]) for name in names]  # bytes, if damaged
+            arrays = [np.asarray(file[name]) for name in names]  # asarray: may be bytes
     except Exception as error:  # a damaged file raises any of a dozen exception types
         raise SystemExit(f"{path}: not an npz file with {names} ({error!r})") from error
     check_arrays(path, arrays)
@@ -127,7 +126,7 @@ def build_model(x):
     model = keras.Sequential([keras.Input(x.shape[1:], dtype=x.dtype.name)])
     if STANDARDIZE:
         mean = x.mean(dtype="float64")
-        # The mean of x * x: einsum converts it in parts, x.var() would copy all of it.
+        # Mean of x * x; x.var() would copy all of x to float64, einsum only parts.
         mean_square = np.einsum("ij,ij->", x, x, dtype="float64") / x.size
         variance = max(mean_square - mean**2, 0.0)  # rounding can leave it below 0
         model.add(keras.layers.Normalization(axis=None, mean=mean, variance=variance))
@@ -135,7 +134,7 @@ def build_model(x):
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # Keras 2's `decay`. float(): an int rate would round DECAY, an int momentum fails.
+    # Like Keras 2's `decay`. float(): an int rate rounds DECAY, an int momentum fails.
     schedules = keras.optimizers.schedules
     rate = schedules.InverseTimeDecay(float(LEARNING_RATE), 1, float(DECAY))
     sgd = keras.optimizers.SGD(rate, momentum=float(MOMENTUM), nesterov=NESTEROV)
@@ -163,7 +162,7 @@ def train(model, x, y):
         batch_size=batch_size,
         epochs=EPOCHS,
         validation_data=(x[count:], y[count:]) if count < len(x) else None,
-        steps_per_epoch=int(np.ceil(count / batch_size)),  # spares a second iterator
+        steps_per_epoch=int(np.ceil(count / batch_size)),  # as by default, but faster
         verbose=1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2,  # 1: bar
         callbacks=[handler, keras.callbacks.TerminateOnNaN()],
     ).history
@@ -209,7 +208,8 @@ def save(path, write):
     except OSError as error:
         print(f"{path}: not written ({error!r})", file=sys.stderr)
         return False
-    print(f"Wrote {path}")
+    with contextlib.suppress(UnicodeEncodeError):  # stdout may lack the path's letters
+        print(f"Wrote {path}")
     return True
 
 
@@ -233,7 +233,7 @@ def draw(history, confusions, images, labels, probabilities):
 
 
 def draw_losses(axes, history):
-    """Draw the loss curves on a log scale; dropout raises the one of the training."""
+    """Draw the loss curves on a log scale; dropout raises the training loss."""
     epochs = range(1, len(history["loss"]) + 1)
     for losses, label in zip(history.values(), (f"training, {DROPOUT=}", "validation")):
         axes.semilogy(epochs, losses, ".-", label=label, subs=(2, 3, 5))
@@ -306,8 +306,8 @@ class InterruptHandler(keras.callbacks.Callback):
     interrupted = False
 
     def on_train_begin(self, logs=None):
-        self.fitted = self.model  # a property; within a step it loses JAX's weights
-        # Only the main thread may set handlers; background jobs keep ignoring Ctrl-C.
+        self.fitted = self.model  # reading self.model in a step loses JAX's weights
+        # Only the main thread may set handlers. A job run with & keeps ignoring Ctrl-C.
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             self.previous = signal.signal(signal.SIGINT, self.stop)
@@ -418,7 +418,7 @@ def download(path):
 
 
 def write_atomically(path, write):
-    """Call write with a new file in a folder beside path, then move that to path."""
+    """Have write make a file in a folder beside path, then move the file to path."""
     with tempfile.TemporaryDirectory(prefix=".mnist-", dir=path.parent) as folder:
         new = Path(folder, path.name)
         write(new)

@@ -1,6 +1,7 @@
 """What a run shows and leaves: the report, the picture, the saved model."""
 
 import builtins
+import io
 import os
 import signal
 import sys
@@ -268,6 +269,16 @@ def test_picture_that_cannot_be_written(quick, tmp_path, monkeypatch, capsys):
 def test_nothing_is_drawn_if_nothing_is_written(quick, monkeypatch):
     monkeypatch.setattr(train_mnist, "draw", None)
     train_mnist.main()
+
+
+def test_folder_that_stdout_cannot_spell(tmp_path, monkeypatch):
+    """As on a Windows that is not in UTF-8, with the output in a file."""
+    folder = tmp_path / "\u0141"
+    folder.mkdir()
+    output = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert train_mnist.save(folder / "a.txt", lambda path: path.write_text("new"))
+    assert os.listdir(folder) == ["a.txt"]
 
 
 def test_writing_is_synced_and_beside_the_target(tmp_path, monkeypatch):
