@@ -41,9 +41,12 @@ def results(lines):
     return [re.sub(r" - \d+s - \d+m?s/step", "", line) for line in digits]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def jobs(small_file, tmp_path_factory):
-    """Three runs that end in three ways, side by side: {name: (folder, process)}."""
+    """Three runs that end in three ways, side by side: {name: (folder, process)}.
+
+    They begin with the first test, and start up beside it.
+    """
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     size = {"COLUMNS": "80", "LINES": "24"}  # this pseudo-terminal has none
@@ -52,7 +55,7 @@ def jobs(small_file, tmp_path_factory):
         inherited = {"MPLBACKEND": "nothing_that_exists"}
     jobs = {}
     for name, epochs, environment, options in (
-        ("background", 9, inherited, {}),
+        ("background", 20, inherited, {}),
         ("reader", 5000, {}, {}),
         ("terminal", 2000, size, {"stdout": theirs, "stdin": theirs}),
     ):
@@ -72,6 +75,29 @@ def jobs(small_file, tmp_path_factory):
     os.close(ours)
 
 
+def test_printed_lines_and_repeatability(quick, capsys):
+    quick(EPOCHS=2)
+    first = run_main(capsys)
+    assert first[0] == "training images (3000, 28, 28) uint8, labels (3000,)"
+    assert first[1] == "test images     (500, 28, 28) uint8, labels (500,)"
+    text = "\n".join(first)
+    assert "Total params: 39,760" in text
+    assert "guessing" not in text
+    for epoch in 1, 2:
+        line = first[first.index(f"Epoch {epoch}/2") + 1]
+        losses = r" - loss: \d\.\d{4} - val_loss: \d\.\d{4}"
+        assert re.fullmatch(rf"11/11 - \d+s - \d+m?s/step{losses}", line)
+    at = first.index("test set")
+    assert re.fullmatch(r"The test loss is \d\.\d{6}", first[at + 1])
+    accuracy = re.fullmatch(r"The accuracy of the model is (\d\.\d{6})", first[at + 2])
+    wrong = re.fullmatch(r"(\d+) of 500 test images are wrong\.", first[at + 3])
+    assert 1 - int(wrong[1]) / 500 == pytest.approx(float(accuracy[1]))
+    assert "\x1b" not in text and "\b" not in text and "\r" not in text
+    assert results(run_main(capsys)) == results(first)
+    quick(SEED=1)
+    assert results(run_main(capsys)) != results(first)
+
+
 def test_background_job_with_the_backend_of_a_notebook(jobs):
     """A shell has its jobs ignore Ctrl-C; `!python` inherits MPLBACKEND."""
     folder, process = jobs["background"]
@@ -79,7 +105,7 @@ def test_background_job_with_the_backend_of_a_notebook(jobs):
     process.send_signal(signal.SIGINT)
     out, err = read_rest(process)
     assert (process.returncode, own_lines(err)) == (0, [])
-    assert "Epoch 9/9" in out
+    assert "Epoch 20/20" in out
     assert "Interrupted" not in out
     left = sorted(os.listdir(folder))
     if old_matplotlib():
@@ -122,29 +148,6 @@ def test_terminal(jobs):
     assert re.search(r"Interrupted in epoch \d+ of 2000\.", text)
     assert text.index("Interrupted") < text.index("The accuracy of the model is")
     assert (folder / "mnist_mlp.keras").exists()
-
-
-def test_printed_lines_and_repeatability(quick, capsys):
-    quick(EPOCHS=2)
-    first = run_main(capsys)
-    assert first[0] == "training images (3000, 28, 28) uint8, labels (3000,)"
-    assert first[1] == "test images     (500, 28, 28) uint8, labels (500,)"
-    text = "\n".join(first)
-    assert "Total params: 39,760" in text
-    assert "guessing" not in text
-    for epoch in 1, 2:
-        line = first[first.index(f"Epoch {epoch}/2") + 1]
-        losses = r" - loss: \d\.\d{4} - val_loss: \d\.\d{4}"
-        assert re.fullmatch(rf"11/11 - \d+s - \d+m?s/step{losses}", line)
-    at = first.index("test set")
-    assert re.fullmatch(r"The test loss is \d\.\d{6}", first[at + 1])
-    accuracy = re.fullmatch(r"The accuracy of the model is (\d\.\d{6})", first[at + 2])
-    wrong = re.fullmatch(r"(\d+) of 500 test images are wrong\.", first[at + 3])
-    assert 1 - int(wrong[1]) / 500 == pytest.approx(float(accuracy[1]))
-    assert "\x1b" not in text and "\b" not in text and "\r" not in text
-    assert results(run_main(capsys)) == results(first)
-    quick(SEED=1)
-    assert results(run_main(capsys)) != results(first)
 
 
 def test_main_returns_the_printed_results(quick, capsys):
@@ -217,16 +220,11 @@ def test_infinite_loss_stops_and_saves_nothing(quick, tmp_path, capsys):
 )
 def test_loss_that_is_infinite_only_once(where, bad, quick, monkeypatch, capsys):
     """Either loss is enough."""
-    real = getattr(train_mnist, where)
-
-    def infinite(*args):
-        result = real(*args)
-        if where == "train":
-            result[0]["loss"][-1] = bad
-            return result
-        return bad, *result[1:]
-
-    monkeypatch.setattr(train_mnist, where, infinite)
+    losses = {"train": 0.1, "evaluate": 0.1, where: bad}
+    history = {"loss": [losses["train"]]}
+    results = losses["evaluate"], 0.5, np.eye(10)[[0] * 500]
+    monkeypatch.setattr(train_mnist, "train", lambda *args: (history, False))
+    monkeypatch.setattr(train_mnist, "evaluate", lambda *args: results)
     with pytest.raises(SystemExit, match="LEARNING_RATE = 0.01 is probably too high"):
         train_mnist.main()
     assert "The accuracy" not in capsys.readouterr().out

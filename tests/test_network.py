@@ -291,17 +291,19 @@ def test_thread_that_cannot_start(monkeypatch):
     three_epochs(lambda iterator: "logs")
 
 
-def test_split_that_leaves_nothing(quick):
+def test_split_that_leaves_nothing(quick, small, build):
+    model = build()
+    x, y = train_mnist.preprocess(small["x_train"], small["y_train"])
     quick(VALIDATION_SPLIT=0.9999)
     with pytest.raises(SystemExit) as refusal:
-        train_mnist.main()
+        train_mnist.train(model, x, y)
     line = "must leave images for both parts, not 0 and 3000"
     assert refusal.value.code == f"VALIDATION_SPLIT = 0.9999: {line}"
     quick(VALIDATION_SPLIT=1e-18)
     with pytest.raises(SystemExit, match="^VALIDATION_SPLIT = 1e-18: .* 3000 and 0$"):
-        train_mnist.main()
+        train_mnist.train(model, x, y)
     quick(VALIDATION_SPLIT=0.9996)
-    train_mnist.main()
+    train_mnist.train(model, x, y)
 
 
 def test_trains_in_a_thread(quick, capsys):
