@@ -323,20 +323,20 @@ class InterruptHandler(keras.callbacks.Callback):
 
 def check_constants():
     """Exit, with a line that says what is allowed, if a constant cannot work."""
-    share, rate = "an int or float, at least 0, below 1", "an int or float above 0"
+    fraction, rate = "an int or float, at least 0, below 1", "an int or float above 0"
     many, file = "a tuple of ints, 1 to 20000", "None or a {} file in a writable folder"
     widths = HIDDEN_UNITS if isinstance(HIDDEN_UNITS, (tuple, list)) else [0]
     rules = (  # the constant and its value, whether it works, what is allowed
         (f"{DATA_PATH = }", is_path(DATA_PATH), "the path of an npz file"),
         (f"{DATA_URL = }", isinstance(DATA_URL, str) and DATA_URL != "", "an address"),
         (f"{STANDARDIZE = }", isinstance(STANDARDIZE, bool), "True or False"),
-        (f"{VALIDATION_SPLIT = }", is_number(VALIDATION_SPLIT, 0, 1), share),
+        (f"{VALIDATION_SPLIT = }", is_number(VALIDATION_SPLIT, 0, 1), fraction),
         (f"{HIDDEN_UNITS = }", all(is_number(n, 1, 20_001, int) for n in widths), many),
         (f"{ACTIVATION = }", is_activation(ACTIVATION), 'a name, such as "tanh"'),
-        (f"{DROPOUT = }", is_number(DROPOUT, 0, 1), share),
+        (f"{DROPOUT = }", is_number(DROPOUT, 0, 1), fraction),
         (f"{LEARNING_RATE = }", is_number(LEARNING_RATE, 1e-38, 1e38), rate),
         (f"{DECAY = }", is_number(DECAY, 0, 1e38), "an int or float, at least 0"),
-        (f"{MOMENTUM = }", is_number(MOMENTUM, 0, 1), share),
+        (f"{MOMENTUM = }", is_number(MOMENTUM, 0, 1), fraction),
         (f"{NESTEROV = }", isinstance(NESTEROV, bool), "True or False"),
         (f"{BATCH_SIZE = }", is_number(BATCH_SIZE, 1, np.inf, int), "a positive int"),
         (f"{EPOCHS = }", is_number(EPOCHS, 1, np.inf, int), "a positive int"),
