@@ -23,7 +23,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # mutes most of TensorFlow's log
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides most of the start-up log
 try:
     import matplotlib  # noqa: F401  # Keras imports it, too; fails if MPLBACKEND is bad
 except (ImportError, ValueError):
@@ -201,7 +201,7 @@ def report(loss, accuracy, confusions):
 
 
 def save(path, write):
-    """Have write, a function of a path, make a file; return whether it worked."""
+    """Write a file with write(path); return whether it worked."""
     path = beside_script(path)
     try:
         write_atomically(path, write)
