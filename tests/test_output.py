@@ -208,8 +208,18 @@ def test_report_without_mistakes(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "accuracy " + " 1.000" * 10
 
 
-def test_without_matplotlib(quick, tmp_path, monkeypatch, capsys):
-    quick(PLOT_PATH=tmp_path / "plot.png")
+@pytest.fixture
+def untrained(quick, monkeypatch):
+    """As quick, with the results of a training that does not take place."""
+    history = {"loss": [0.3], "val_loss": [0.2]}
+    results = 0.2, 0.5, np.eye(10)[np.arange(500) % 10]
+    monkeypatch.setattr(train_mnist, "train", lambda *args: (history, False))
+    monkeypatch.setattr(train_mnist, "evaluate", lambda *args: results)
+    return quick
+
+
+def test_without_matplotlib(untrained, tmp_path, monkeypatch, capsys):
+    untrained(PLOT_PATH=tmp_path / "plot.png")
     real_import = builtins.__import__
 
     def importing(name, *args, **kwargs):
@@ -226,11 +236,11 @@ def test_without_matplotlib(quick, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("limit", [20_000, 400_000])
-def test_full_disk(limit, quick, tmp_path, capsys):
+def test_full_disk(limit, untrained, tmp_path, capsys):
     """The results are there before the line on stderr; the earlier files stay."""
     pytest.importorskip("resource")
     model, plot = tmp_path / "model.keras", tmp_path / "plot.png"
-    quick(MODEL_PATH=model, PLOT_PATH=plot, HIDDEN_UNITS=(150,))
+    untrained(MODEL_PATH=model, PLOT_PATH=plot, HIDDEN_UNITS=(150,))
     model.write_text("earlier")
     plot.write_text("earlier")
     with file_size_limit(limit), pytest.raises(SystemExit) as end:
@@ -248,7 +258,7 @@ def test_full_disk(limit, quick, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path)) == ["model.keras", "plot.png"]
 
 
-def test_picture_that_cannot_be_written(quick, tmp_path, monkeypatch, capsys):
+def test_picture_that_cannot_be_written(untrained, tmp_path, monkeypatch, capsys):
     """The model is written, and the status is 1 all the same."""
     write = train_mnist.write_atomically
 
@@ -258,7 +268,7 @@ def test_picture_that_cannot_be_written(quick, tmp_path, monkeypatch, capsys):
         write(path, content)
 
     monkeypatch.setattr(train_mnist, "write_atomically", write_no_picture)
-    quick(MODEL_PATH=tmp_path / "model.keras", PLOT_PATH=tmp_path / "plot.png")
+    untrained(MODEL_PATH=tmp_path / "model.keras", PLOT_PATH=tmp_path / "plot.png")
     with pytest.raises(SystemExit) as end:
         train_mnist.main()
     assert end.value.code == 1
@@ -266,7 +276,7 @@ def test_picture_that_cannot_be_written(quick, tmp_path, monkeypatch, capsys):
     assert os.listdir(tmp_path) == ["model.keras"]
 
 
-def test_nothing_is_drawn_if_nothing_is_written(quick, monkeypatch):
+def test_nothing_is_drawn_if_nothing_is_written(untrained, monkeypatch):
     monkeypatch.setattr(train_mnist, "draw", None)
     train_mnist.main()
 
