@@ -59,6 +59,20 @@ def quick(constants, small_file):
 
 
 @pytest.fixture
+def untrained(quick, monkeypatch):
+    """As quick, but main goes on with these losses, of no training."""
+
+    def untrained(train=0.3, evaluate=0.2, **values):
+        quick(**values)
+        history = {"loss": [train], "val_loss": [0.2]}
+        results = evaluate, 0.5, np.eye(10)[np.arange(500) % 10]
+        monkeypatch.setattr(train_mnist, "train", lambda *args: (history, False))
+        monkeypatch.setattr(train_mnist, "evaluate", lambda *args: results)
+
+    return untrained
+
+
+@pytest.fixture
 def start():
     """Starts the script in a process, which does not outlive the test."""
     processes = []

@@ -208,16 +208,6 @@ def test_report_without_mistakes(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "accuracy " + " 1.000" * 10
 
 
-@pytest.fixture
-def untrained(quick, monkeypatch):
-    """As quick, with the results of a training that does not take place."""
-    history = {"loss": [0.3], "val_loss": [0.2]}
-    results = 0.2, 0.5, np.eye(10)[np.arange(500) % 10]
-    monkeypatch.setattr(train_mnist, "train", lambda *args: (history, False))
-    monkeypatch.setattr(train_mnist, "evaluate", lambda *args: results)
-    return quick
-
-
 def test_without_matplotlib(untrained, tmp_path, monkeypatch, capsys):
     untrained(PLOT_PATH=tmp_path / "plot.png")
     real_import = builtins.__import__
@@ -277,6 +267,7 @@ def test_picture_that_cannot_be_written(untrained, tmp_path, monkeypatch, capsys
 
 
 def test_nothing_is_drawn_if_nothing_is_written(untrained, monkeypatch):
+    untrained()
     monkeypatch.setattr(train_mnist, "draw", None)
     train_mnist.main()
 

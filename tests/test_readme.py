@@ -37,42 +37,48 @@ def test_page():
     assert len(README.splitlines()) <= 180
 
 
-def test_own_digit(whole_run, tmp_path, monkeypatch, capsys):
-    """Ten digits of a font, dark on light, at several sizes and places."""
-    assert len(DIGIT.strip().splitlines()) <= 10
+@pytest.fixture
+def read(whole_run, tmp_path, monkeypatch, capsys):
+    """Has the README's code classify a picture; returns the digit that it prints."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(whole_run[0] / "model.keras", "mnist_mlp.keras")
     (tmp_path / "digit.py").write_text(DIGIT)
-    font = os.path.join(FONTS, "DejaVuSans.ttf")
+
+    def read(picture):
+        picture.save("digit.png")
+        runpy.run_path("digit.py")
+        return capsys.readouterr().out.split()[-1]
+
+    return read
+
+
+def font(size):
+    return ImageFont.truetype(os.path.join(FONTS, "DejaVuSans.ttf"), size)
+
+
+def test_own_digit(read):
+    """Ten digits of a font, dark on light, at several sizes and places."""
+    assert len(DIGIT.strip().splitlines()) <= 10
     right = 0
     for digit in range(10):
         page = Image.new("RGB", (400, 300), (240, 235, 220))
-        size = 40 + 20 * (digit % 4)
         place = (20 + 30 * digit, 10 + 15 * digit)
         pen = ImageDraw.Draw(page)
-        pen.text(place, str(digit), (20, 30, 90), ImageFont.truetype(font, size))
-        page.save("digit.png")
-        runpy.run_path("digit.py")
-        right += capsys.readouterr().out.split()[-1] == str(digit)
+        pen.text(place, str(digit), (20, 30, 90), font(40 + 20 * (digit % 4)))
+        right += read(page) == str(digit)
     assert right >= 8
 
 
-def test_own_digit_on_a_photo(whole_run, tmp_path, monkeypatch, capsys):
+def test_own_digit_on_a_photo(read):
     """Ten digits on grey paper, half in the shadow, with the noise of a camera."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(whole_run[0] / "model.keras", "mnist_mlp.keras")
-    (tmp_path / "digit.py").write_text(DIGIT)
-    font = ImageFont.truetype(os.path.join(FONTS, "DejaVuSans.ttf"), 150)
     light = np.linspace(220, 130, 400)
     noise = np.random.default_rng(0).normal(0, 5, (400, 400))
     right = 0
     for digit in range(10):
         page = Image.new("L", (400, 400), 255)
-        ImageDraw.Draw(page).text((150, 100), str(digit), 0, font)
+        ImageDraw.Draw(page).text((150, 100), str(digit), 0, font(150))
         photo = 40 + (light - 40) * np.array(page) / 255 + noise
-        Image.fromarray(photo.astype("uint8")).save("digit.png")
-        runpy.run_path("digit.py")
-        right += capsys.readouterr().out.split()[-1] == str(digit)
+        right += read(Image.fromarray(photo.astype("uint8"))) == str(digit)
     assert right >= 8
 
 
@@ -124,13 +130,10 @@ def test_sweep(quick, monkeypatch, tmp_path):
 
 
 def test_constants_that_are_named_exist():
-    code = re.findall(r"```(?:python|sh|powershell)\n(.*?)```", README, flags=re.DOTALL)
-    code += re.findall(
-        r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    )
-    code += re.findall(
-        r"`([^`\n]+)`", re.sub(r"```.*?```", "", RESULTS, flags=re.DOTALL)
-    )
+    text = README + RESULTS
+    code = re.findall(r"```(?:python|sh|powershell)\n(.*?)```", text, flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    code += re.findall(r"`([^`\n]+)`", text)
     named = set(re.findall(r"(?<![\w\"'.])[A-Z][A-Z_0-9]{2,}\b", "\n".join(code)))
     named |= set(re.findall(r"train_mnist\.([A-Z]\w*)", "\n".join(code)))
     assert named - OTHERS == CONSTANTS.keys()
