@@ -95,7 +95,7 @@ def load_data(path):
     to 9. Raises SystemExit with a line that says what is wrong with the file.
     """
     path = beside_script(path)
-    if not os.path.lexists(path):  # even a link to nowhere is the user's file
+    if not os.path.lexists(path):  # lexists also finds a broken link, which is kept
         if path.name != "mnist.npz":
             sys.exit(f"{path}: no such file, see DATA_PATH")
         download(path)
@@ -113,7 +113,7 @@ def load_data(path):
 
 
 def preprocess(images, labels):
-    """Return images as rows of pixels, (N, pixels), labels as one-hot rows, (N, 10)."""
+    """Return images as pixel rows, (N, pixels), and labels as one-hot rows, (N, 10)."""
     return images.reshape(len(images), -1), keras.utils.to_categorical(labels, 10)
 
 
@@ -134,7 +134,7 @@ def build_model(x):
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # Like Keras 2's `decay`. float(): an int rate rounds DECAY, an int momentum fails.
+    # Like Keras 2's `decay`. float(): given ints, Keras would round DECAY or fail.
     schedules = keras.optimizers.schedules
     rate = schedules.InverseTimeDecay(float(LEARNING_RATE), 1, float(DECAY))
     sgd = keras.optimizers.SGD(rate, momentum=float(MOMENTUM), nesterov=NESTEROV)
@@ -145,8 +145,8 @@ def build_model(x):
 def train(model, x, y):
     """Fit the model to images x, (N, pixels), and one-hot labels y, (N, 10).
 
-    Returns the losses by epoch (nats), {"loss": [...], "val_loss": [...]}, and whether
-    Ctrl-C ended it early. Raises SystemExit if VALIDATION_SPLIT leaves a part empty.
+    Returns the losses by epoch (nats), {"loss": [...], "val_loss": [...] if validated},
+    and whether Ctrl-C ended it early. Raises SystemExit if the split empties a part.
     """
     count = int(len(x) * (1 - VALIDATION_SPLIT))  # the others are for validation
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
@@ -306,14 +306,14 @@ class InterruptHandler(keras.callbacks.Callback):
     interrupted = False
 
     def on_train_begin(self, logs=None):
-        self.fitted = self.model  # reading self.model in a step loses JAX's weights
+        self.model_in_fit = self.model  # with JAX, self.model in stop loses the weights
         # Only the main thread may set handlers. A job run with & keeps ignoring Ctrl-C.
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             self.previous = signal.signal(signal.SIGINT, self.stop)
 
     def stop(self, signum, frame):
-        self.interrupted = self.fitted.stop_training = True
+        self.interrupted = self.model_in_fit.stop_training = True
         self.on_train_end()  # gives Ctrl-C back to the previous handler
 
     def on_train_end(self, logs=None):
@@ -324,14 +324,14 @@ class InterruptHandler(keras.callbacks.Callback):
 def check_constants():
     """Exit, with a line that says what is allowed, if a constant cannot work."""
     fraction, rate = "an int or float, at least 0, below 1", "an int or float above 0"
-    many, file = "a tuple of ints, 1 to 20000", "None or a {} file in a writable folder"
+    ints, file = "a tuple of ints, 1 to 20000", "None or a {} file in a writable folder"
     widths = HIDDEN_UNITS if isinstance(HIDDEN_UNITS, (tuple, list)) else [0]
     rules = (  # the constant and its value, whether it works, what is allowed
         (f"{DATA_PATH = }", is_path(DATA_PATH), "the path of an npz file"),
         (f"{DATA_URL = }", isinstance(DATA_URL, str) and DATA_URL != "", "an address"),
         (f"{STANDARDIZE = }", isinstance(STANDARDIZE, bool), "True or False"),
         (f"{VALIDATION_SPLIT = }", is_number(VALIDATION_SPLIT, 0, 1), fraction),
-        (f"{HIDDEN_UNITS = }", all(is_number(n, 1, 20_001, int) for n in widths), many),
+        (f"{HIDDEN_UNITS = }", all(is_number(n, 1, 20_001, int) for n in widths), ints),
         (f"{ACTIVATION = }", is_activation(ACTIVATION), 'a name, such as "tanh"'),
         (f"{DROPOUT = }", is_number(DROPOUT, 0, 1), fraction),
         (f"{LEARNING_RATE = }", is_number(LEARNING_RATE, 1e-38, 1e38), rate),
@@ -428,7 +428,7 @@ def write_atomically(path, write):
 
 
 def ignore_write_errors(stream):
-    """Make stream drop its output once it can't be written: a run is worth more."""
+    """Make stream drop its output once it can't be written, so that the run goes on."""
 
     def write(text, original_write=stream.write):
         try:
