@@ -23,20 +23,21 @@ import time
 import urllib.request
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides most of the start-up log
-try:
-    import matplotlib  # noqa: F401  # Keras imports it, too; fails if MPLBACKEND is bad
-except (ImportError, ValueError):
-    sys.modules["matplotlib"] = None  # ImportError for Keras and draw, which do without
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: warnings and errors
+if __name__ == "__main__":
+    # `!python` in a notebook inherits its backend, with which `import keras` can fail.
+    os.environ["MPLBACKEND"] = "agg"
 import keras
 import numpy as np
 
 # Data; relative paths, here and below, start at this script's folder
-DATA_PATH = "mnist.npz"  # the data set; mnist.npz is downloaded if it is missing
-DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"  # download address
-DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"  # hash
+DATA_PATH = "mnist.npz"  # the data set
+# Only if a file called mnist.npz is missing, it is downloaded from here:
+DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+# and must have this SHA-256:
+DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
-VALIDATION_SPLIT = 0.3  # fraction at x_train's end for validation; at least 0, below 1
+VALIDATION_SPLIT = 0.3  # fraction of the training images, from their end, held out
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
@@ -44,45 +45,50 @@ DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, bel
 # Training, by stochastic gradient descent, one batch per step
 LEARNING_RATE = 0.01  # step size at the first step, above 0
 DECAY = 1e-6  # the step size at step n is LEARNING_RATE / (1 + DECAY * n); at least 0
-MOMENTUM = 0.9  # fraction of the last update that is kept; at least 0, below 1
+MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
 NESTEROV = True  # take the gradient one momentum step ahead, True or False
 BATCH_SIZE = 200  # images per step
 EPOCHS = 100  # passes over the training images left by VALIDATION_SPLIT
-SEED = 0  # 0 to 2**32 - 1; the same seed on the same machine gives the same result
+SEED = 0  # 0 to 2**32 - 1; the same seed on the same CPU gives the same result
 # Output
 MODEL_PATH = "mnist_mlp.keras"  # the trained model; None: not saved
 PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: not drawn
 
 
 def main():
-    """Load, train, evaluate, report, save and draw, as the constants say.
+    """Load, train, save, evaluate, report and draw.
 
-    Returns the test loss (nats) and the test accuracy (0 to 1). Raises SystemExit: with
-    a line that says what is wrong, 130 after Ctrl-C in fit, 1 if writing a file fails.
+    Returns the test loss (nats) and the test accuracy (0 to 1). Exits with a message
+    that says what is wrong with a constant or a file, or that the loss is not finite.
+    Raises KeyboardInterrupt at its end, all done, if Ctrl-C ended the training early.
     """
     check_constants()
     keras.utils.set_random_seed(SEED)
     (images, labels), (test_images, test_labels) = load_data(DATA_PATH)
     for part, x, y in ("training", images, labels), ("test", test_images, test_labels):
         print(f"{part + ' images':15} {x.shape} {x.dtype}, labels {y.shape}")
-    x, y = preprocess(images, labels)
-    model = build_model(x)
+    x_train, y_train, x_val, y_val = split(*preprocess(images, labels))
+    model = build_model(x_train)
     model.summary()
-    history, interrupted = train(model, x, y)
-
-    x, y = preprocess(test_images, test_labels)
-    loss, accuracy, probabilities = evaluate(model, x, y)
-    if not np.isfinite([history["loss"][-1], loss]).all():
+    history, interrupted = train(model, x_train, y_train, x_val, y_val)
+    losses = [values[-1] for name, values in history.items() if name.endswith("loss")]
+    if not np.isfinite(losses).all():
         sys.exit(f"Loss NaN or infinite: {LEARNING_RATE = } is probably too high")
+    all_saved = MODEL_PATH is None or save(MODEL_PATH, model.save)
+
+    x_test, y_test = preprocess(test_images, test_labels)
+    loss, accuracy, probabilities = evaluate(model, x_test, y_test)
     confusions = np.zeros((10, 10), int)  # rows: the true digit, columns: the predicted
     np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)
     report(loss, accuracy, confusions)
-    all_saved = MODEL_PATH is None or save(MODEL_PATH, model.save)
     if PLOT_PATH is not None:
         figure = draw(history, confusions, test_images, test_labels, probabilities)
-        all_saved &= figure is None or save(PLOT_PATH, figure.savefig)
-    if interrupted or not all_saved:
-        sys.exit(130 if interrupted else 1)
+        if figure is not None and not save(PLOT_PATH, figure.savefig):
+            all_saved = False
+    if interrupted:
+        raise KeyboardInterrupt("the training was ended early")  # a sweep ends, too
+    if __name__ == "__main__" and not all_saved:  # a notebook gets its results
+        sys.exit(1)
     return loss, accuracy
 
 
@@ -92,7 +98,7 @@ def load_data(path):
 
     A missing mnist.npz is downloaded. Returns two pairs, training and test set: images,
     (N, height, width), uint8 if stored as uint8, else float32; labels, (N,), integers 0
-    to 9. Raises SystemExit with a line that says what is wrong with the file.
+    to 9. Exits with a message that says what is wrong with the file.
     """
     path = beside_script(path)
     if not os.path.lexists(path):  # lexists also finds a broken link, which is kept
@@ -102,7 +108,8 @@ def load_data(path):
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
         with np.load(path) as file:
-            arrays = [np.asarray(file[name]) for name in names]  # asarray: may be bytes
+            # asarray: NumPy returns a member that is no array as bytes.
+            arrays = [np.asarray(file[name]) for name in names]
     except Exception as error:  # a damaged file raises any of a dozen exception types
         raise SystemExit(f"{path}: not an npz file with {names} ({error!r})") from error
     check_arrays(path, arrays)
@@ -113,69 +120,112 @@ def load_data(path):
 
 
 def preprocess(images, labels):
-    """Return images as pixel rows, (N, pixels), and labels as one-hot rows, (N, 10)."""
-    return images.reshape(len(images), -1), keras.utils.to_categorical(labels, 10)
+    """Return images as rows of pixels, (N, pixels), and labels as one-hot rows.
 
-
-def build_model(x):
-    """Build and compile the network for images x, (N, pixels), as the constants say.
-
-    Returns a keras.Sequential from pixels, (N, pixels) of x's dtype, to the digits'
-    probabilities, (N, 10) float32. STANDARDIZE uses the mean and variance of all of x.
+    A one-hot row is 1 at its digit's place and 0 elsewhere: (N, 10), float32.
     """
-    model = keras.Sequential([keras.Input(x.shape[1:], dtype=x.dtype.name)])
+    one_hot = labels[:, None] == np.arange(10)
+    return images.reshape(len(images), -1), one_hot.astype("float32")
+
+
+def split(x, y):
+    """Split off the validation part, a fraction of VALIDATION_SPLIT from the end.
+
+    Returns x_train, y_train, x_val, y_val. Exits with a message if a part is empty.
+    """
+    count = int(len(x) * (1 - VALIDATION_SPLIT))
+    if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
+        found = f"not {count} and {len(x) - count}"
+        sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both parts, {found}")
+    return x[:count], y[:count], x[count:], y[count:]
+
+
+def build_model(x_train):
+    """Build and compile the network for images x_train, (N, pixels).
+
+    Returns a keras.Sequential from pixels, (N, pixels) of x_train's dtype, to the
+    digits' probabilities, (N, 10) float32.
+    """
+    model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
     if STANDARDIZE:
-        mean = x.mean(dtype="float64")
-        # Mean of x * x; x.var() would copy all of x to float64, einsum only parts.
-        mean_square = np.einsum("ij,ij->", x, x, dtype="float64") / x.size
-        variance = max(mean_square - mean**2, 0.0)  # rounding can leave it below 0
-        model.add(keras.layers.Normalization(axis=None, mean=mean, variance=variance))
+        normalization = keras.layers.Normalization(axis=None)
+        normalization.adapt(x_train[:10_000])  # enough; all would take 0.4 GB of memory
+        model.add(normalization)
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # Like Keras 2's `decay`. float(): given ints, Keras would round DECAY or fail.
-    schedules = keras.optimizers.schedules
-    rate = schedules.InverseTimeDecay(float(LEARNING_RATE), 1, float(DECAY))
+    # LEARNING_RATE / (1 + DECAY * step). Given ints, Keras would round DECAY or fail.
+    rate = keras.optimizers.schedules.InverseTimeDecay(
+        float(LEARNING_RATE), decay_steps=1, decay_rate=float(DECAY)
+    )
     sgd = keras.optimizers.SGD(rate, momentum=float(MOMENTUM), nesterov=NESTEROV)
-    model.compile(optimizer=sgd, loss="categorical_crossentropy")
+    model.compile(optimizer=sgd, loss="categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
-def train(model, x, y):
-    """Fit the model to images x, (N, pixels), and one-hot labels y, (N, 10).
+def train(model, x_train, y_train, x_val, y_val):
+    """Fit the model to images, (N, pixels), and one-hot labels, (N, 10).
 
-    Returns the losses by epoch (nats), {"loss": [...], "val_loss": [...] if validated},
-    and whether Ctrl-C ended it early. Raises SystemExit if the split empties a part.
+    Returns the values by epoch, {"loss": [nats, ...], "accuracy": [0 to 1, ...]} and
+    the same of the validation part as "val_...", unless that is empty; and whether
+    Ctrl-C ended the training early.
     """
-    count = int(len(x) * (1 - VALIDATION_SPLIT))  # the others are for validation
-    if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
-        found = f"not {count} and {len(x) - count}"
-        sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both parts, {found}")
-    batch_size = min(BATCH_SIZE, count)  # a huge BATCH_SIZE would overflow 64 bits
-    speed_up(model)
-    handler = InterruptHandler()
+    if keras.backend.backend() == "tensorflow":
+        data = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
+        validation_data = to_dataset(x_val, y_val, shuffle=False)
+    else:
+        data = {"x": x_train, "y": y_train, "batch_size": BATCH_SIZE}
+        validation_data = x_val, y_val
+    if keras.backend.backend() != "torch":  # which runs one step at a time
+        # Keras's code between steps takes a fifth of the time: run it once in ten.
+        # Not set in compile(): it would be saved, and PyTorch could not run the model.
+        model.steps_per_execution = 10
     start = time.perf_counter()
-    history = model.fit(
-        x[:count],
-        y[:count],
-        batch_size=batch_size,
-        epochs=EPOCHS,
-        validation_data=(x[count:], y[count:]) if count < len(x) else None,
-        steps_per_epoch=int(np.ceil(count / batch_size)),  # as by default, but faster
-        verbose=1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2,  # 1: bar
-        callbacks=[handler, keras.callbacks.TerminateOnNaN()],
-    ).history
+    with InterruptHandler() as handler:
+        history = model.fit(
+            **data,
+            epochs=EPOCHS,
+            validation_data=validation_data if len(x_val) else None,
+            verbose=1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2,
+            callbacks=[handler, keras.callbacks.TerminateOnNaN()],
+        ).history
     if handler.interrupted:
         print(f"Interrupted in epoch {len(history['loss'])} of {EPOCHS}.")
     print(f"The training took {time.perf_counter() - start:.1f} s.")
-    model.train_function = None  # it holds the last epoch's data; fit makes a new one
     return history, handler.interrupted
+
+
+def to_dataset(x, y, shuffle):
+    """Return a tf.data.Dataset of the batches of x and y, shuffled anew each epoch.
+
+    Keras makes much the same of arrays, but with a seed, its order is the same in every
+    epoch. And TensorFlow tunes it in a thread that sleeps for up to as long as the
+    epoch took; whoever frees a finished epoch's data waits for that thread, whose
+    wake-up call comes too early. Hence no tuning here.
+    """
+    import tensorflow as tf
+
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    indices = tf.range(len(x))
+    data = tf.data.Dataset.from_tensors(indices)
+    if shuffle:
+        seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).batch(2).take(1)
+        reorder = tf.random.experimental.stateless_shuffle
+        data = seeds.map(lambda seed: reorder(indices, seed))
+    data = data.rebatch(BATCH_SIZE).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
+    steps = int(np.ceil(len(x) / BATCH_SIZE))
+    data = data.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    # The default optimizations would copy x.
+    options.experimental_optimization.apply_default_optimizations = False
+    return data.with_options(options)
 
 
 def evaluate(model, x, y):
     """Return the loss (nats), accuracy (0 to 1) and probabilities, (N, 10), on x, y."""
-    loss = model.evaluate(x, y, verbose=0)
+    loss = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     probabilities = model.predict(x, verbose=0)
     accuracy = np.mean(probabilities.argmax(axis=1) == y.argmax(axis=1))
     return loss, float(accuracy), probabilities
@@ -183,19 +233,19 @@ def evaluate(model, x, y):
 
 # The results: on the screen, in files, in a picture
 def report(loss, accuracy, confusions):
-    """Print the results, each digit's accuracy, and the commonest confusions."""
+    """Print the results, each digit's accuracy, and the most common confusions."""
     print(f"test set\nThe test loss is {loss:f}")
     print(f"The accuracy of the model is {accuracy:f}")
     totals, correct = confusions.sum(axis=1), confusions.diagonal()
-    if correct.sum() <= totals.max():  # as good as always saying the commonest digit
+    if correct.sum() <= totals.max():  # as good as saying one digit always
         print(f"No better than guessing: {LEARNING_RATE = } may be too high or too low")
     errors = confusions - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
     print("digit    " + "".join(f"{digit:6d}" for digit in range(10)))
     shares = (f"{c / n:6.3f}" if n else "     -" for c, n in zip(correct, totals))
     print("accuracy " + "".join(shares))
-    commonest = sorted(np.ndenumerate(errors), key=lambda cell: -cell[1])[:5]
-    for (label, prediction), count in commonest:
+    most_common = sorted(np.ndenumerate(errors), key=lambda cell: -cell[1])[:5]
+    for (label, prediction), count in most_common:
         if count:
             print(f"  {label} read as {prediction}: {count}")
 
@@ -221,7 +271,7 @@ def draw(history, confusions, images, labels, probabilities):
     try:
         from matplotlib.figure import Figure  # without pyplot, it opens no window
     except ImportError as error:
-        print(f"No picture: pip install matplotlib, or unset MPLBACKEND ({error!r})")
+        print(f"No picture: pip install matplotlib ({error!r})")
         return None
     figure = Figure(figsize=(13, 4.6), dpi=120, layout="constrained")
     left, middle, right = figure.subfigures(1, 3)
@@ -235,10 +285,12 @@ def draw(history, confusions, images, labels, probabilities):
 def draw_losses(axes, history):
     """Draw the loss curves on a log scale; dropout raises the training loss."""
     epochs = range(1, len(history["loss"]) + 1)
-    for losses, label in zip(history.values(), (f"training, {DROPOUT=}", "validation")):
-        axes.semilogy(epochs, losses, ".-", label=label, subs=(2, 3, 5))
+    axes.semilogy(epochs, history["loss"], ".-", label=f"training, {DROPOUT=}")
+    if "val_loss" in history:
+        axes.semilogy(epochs, history["val_loss"], ".-", label="validation")
     axes.set(title="Loss curves", xlabel="epoch", ylabel="cross-entropy (nats)")
     axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    axes.set_yscale("log", subs=(2, 3, 5))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
@@ -267,124 +319,112 @@ def draw_mistakes(grid, images, labels, probabilities):
         axes.set_title(title, fontsize=8)
 
 
-# Speed, Ctrl-C, and the checks of constants and files
-def speed_up(model):
-    """Have fit spend less time between the steps and between the epochs."""
-    # Keras's code between steps takes a fifth of the time: run it once in ten steps.
-    # Not set in compile(): it would be saved, and PyTorch could not run the model.
-    if keras.backend.backend() != "torch":
-        model.steps_per_execution = 10
-    if keras.backend.backend() == "tensorflow":
-        with contextlib.suppress(AttributeError):  # a later Keras may differ
-            free_in_background(model)
-
-
-def free_in_background(model):
-    """Have threads free the data of finished epochs, while fit goes on.
-
-    Freeing an epoch's iterator makes TensorFlow sleep, for up to as long as the epoch
-    took. Keras has no setting for it, so this wraps model.train_function, which fit
-    calls with the iterator. If a later Keras has none, only speed is lost.
-    """
-    model.make_train_function()
-    run_steps = model.train_function
-    iterators = [None]  # the last one is in use; dropping an older one frees it
-
-    def train_function(iterator):
-        if iterator is not iterators[-1]:  # an epoch has begun
-            iterators.append(iterator)
-            with contextlib.suppress(RuntimeError):  # no thread can be started
-                threading.Thread(target=iterators.pop, args=(0,)).start()
-        return run_steps(iterator)
-
-    model.train_function = train_function
-
-
+# Ctrl-C, and the checks of constants and files
 class InterruptHandler(keras.callbacks.Callback):
-    """Make the first Ctrl-C stop fit early; a second one acts as usual."""
+    """Around fit, make the first Ctrl-C end it early; a second one acts as usual."""
 
     interrupted = False
 
-    def on_train_begin(self, logs=None):
-        self.model_in_fit = self.model  # with JAX, self.model in stop loses the weights
+    def __enter__(self):
+        self.previous = signal.getsignal(signal.SIGINT)
         # Only the main thread may set handlers. A job run with & keeps ignoring Ctrl-C.
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-            self.previous = signal.signal(signal.SIGINT, self.stop)
+        if is_main and self.previous not in (None, signal.SIG_IGN):
+            signal.signal(signal.SIGINT, self.note)
+        return self
 
-    def stop(self, signum, frame):
-        self.interrupted = self.model_in_fit.stop_training = True
-        self.on_train_end()  # gives Ctrl-C back to the previous handler
+    def note(self, signum, frame):
+        self.interrupted = True  # fit may be within a step: that one ends first
+        signal.signal(signal.SIGINT, self.previous)
 
-    def on_train_end(self, logs=None):
-        if signal.getsignal(signal.SIGINT) == self.stop:
+    def on_train_batch_end(self, batch, logs=None):
+        if not self.interrupted or self.model.stop_training:
+            return
+        self.model.stop_training = True
+        try:
+            print("\nStopping after this step; Ctrl-C again ends at once.", flush=True)
+        except OSError:  # the same Ctrl-C ended `tee`, which read the output
+            sys.stdout = io.StringIO()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(None)  # Ctrl-C may have come while validating
+
+    def __exit__(self, *error):
+        if signal.getsignal(signal.SIGINT) == self.note:
             signal.signal(signal.SIGINT, self.previous)
 
 
 def check_constants():
     """Exit, with a line that says what is allowed, if a constant cannot work."""
-    fraction, rate = "an int or float, at least 0, below 1", "an int or float above 0"
-    ints, file = "a tuple of ints, 1 to 20000", "None or a {} file in a writable folder"
-    widths = HIDDEN_UNITS if isinstance(HIDDEN_UNITS, (tuple, list)) else [0]
-    rules = (  # the constant and its value, whether it works, what is allowed
-        (f"{DATA_PATH = }", is_path(DATA_PATH), "the path of an npz file"),
+    npz = "the path of an npz file"
+    switch = "True or False"
+    fraction = "an int or float, at least 0, below 1"
+    rate = "an int or float above 0, below 1e38"
+    decay = "an int or float, at least 0, below 1e38"
+    batch = "a positive int below 2**31"
+    file = "None or a {} file in a writable folder"
+    rules = (  # the constant and its value, whether it is ok, what is allowed
+        (f"{DATA_PATH = }", isinstance(DATA_PATH, (str, Path)), npz),
         (f"{DATA_URL = }", isinstance(DATA_URL, str) and DATA_URL != "", "an address"),
-        (f"{STANDARDIZE = }", isinstance(STANDARDIZE, bool), "True or False"),
+        (f"{STANDARDIZE = }", isinstance(STANDARDIZE, bool), switch),
         (f"{VALIDATION_SPLIT = }", is_number(VALIDATION_SPLIT, 0, 1), fraction),
-        (f"{HIDDEN_UNITS = }", all(is_number(n, 1, 20_001, int) for n in widths), ints),
+        (f"{HIDDEN_UNITS = }", are_widths(HIDDEN_UNITS), "a tuple of ints, 1 to 20000"),
         (f"{ACTIVATION = }", is_activation(ACTIVATION), 'a name, such as "tanh"'),
         (f"{DROPOUT = }", is_number(DROPOUT, 0, 1), fraction),
         (f"{LEARNING_RATE = }", is_number(LEARNING_RATE, 1e-38, 1e38), rate),
-        (f"{DECAY = }", is_number(DECAY, 0, 1e38), "an int or float, at least 0"),
+        (f"{DECAY = }", is_number(DECAY, 0, 1e38), decay),
         (f"{MOMENTUM = }", is_number(MOMENTUM, 0, 1), fraction),
-        (f"{NESTEROV = }", isinstance(NESTEROV, bool), "True or False"),
-        (f"{BATCH_SIZE = }", is_number(BATCH_SIZE, 1, np.inf, int), "a positive int"),
+        (f"{NESTEROV = }", isinstance(NESTEROV, bool), switch),
+        (f"{BATCH_SIZE = }", is_number(BATCH_SIZE, 1, 2**31, int), batch),
         (f"{EPOCHS = }", is_number(EPOCHS, 1, np.inf, int), "a positive int"),
         (f"{SEED = }", is_number(SEED, 0, 2**32, int), "an int, 0 to 2**32 - 1"),
         (f"{MODEL_PATH = }", is_output(MODEL_PATH, ".keras"), file.format(".keras")),
         (f"{PLOT_PATH = }", is_output(PLOT_PATH, ".png"), file.format(".png")),
     )
-    for constant, works, allowed in rules:
-        if not works:
+    for constant, ok, allowed in rules:
+        if not ok:
             sys.exit(f"{constant}: must be {allowed}".replace("\n", " "))  # one line
 
 
-def is_number(value, low, below, kinds=(int, float, np.floating)):
+def is_number(value, low, below, kinds=(int, float)):
     """Return whether value is a number, low <= value < below; a bool is not."""
     return isinstance(value, kinds) and type(value) is not bool and low <= value < below
 
 
+def are_widths(units):
+    if not isinstance(units, (tuple, list)):
+        return False
+    return all(is_number(width, 1, 20_001, int) for width in units)
+
+
 def is_activation(name):
-    with contextlib.suppress(AttributeError, RuntimeError, TypeError, ValueError):
-        outputs = keras.activations.get(name)(np.zeros((1, 2), "float32"))
-        return isinstance(name, str) and outputs.shape == (1, 2)  # glu halves the width
-    return False
-
-
-def is_path(path):
-    with contextlib.suppress(RuntimeError, TypeError):  # "~nobody/mnist.npz", None
-        return str(path) != "" and beside_script(path).name != ""
-    return False
+    return isinstance(name, str) and hasattr(keras.activations, name)
 
 
 def is_output(path, suffix):
     """Return whether path is None or a file of this suffix that can be written."""
-    with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
-        path = beside_script(path)
-        with tempfile.TemporaryDirectory(prefix=".mnist-", dir=path.parent) as folder:
-            Path(folder, path.name).touch()
-        is_taken = path.is_dir() or path == beside_script(DATA_PATH)
-        return path.suffix == suffix and not is_taken
-    return path is None  # None ends up here: Path(None) raises TypeError
+    if path is None:
+        return True
+    if not isinstance(path, (str, Path)) or Path(path).suffix != suffix:
+        return False
+    path = beside_script(path)
+    if os.path.isdir(path) or path == beside_script(DATA_PATH) or len(path.name) > 255:
+        return False
+    return path.parent.is_dir() and os.access(path.parent, os.W_OK)
 
 
 def beside_script(path):
     """Return path as a Path; a relative one is relative to this script's folder."""
-    return Path(__file__).resolve().parent / Path(path).expanduser()
+    in_file = "__file__" in globals()  # not if it was pasted into a notebook
+    folder = Path(__file__).resolve().parent if in_file else Path.cwd()
+    return folder / os.path.expanduser(path)
 
 
 def check_arrays(path, arrays):
-    """Exit unless arrays are images and labels; a pixel's square must fit float32."""
+    """Exit unless arrays are images and labels.
+
+    Pixels up to 1e19 are welcome: the variance, their mean square, fits into float32.
+    """
     for part, images, labels in ("train", *arrays[:2]), ("test", *arrays[2:]):
         fault = None
         if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "iuf":
@@ -422,29 +462,14 @@ def write_atomically(path, write):
     with tempfile.TemporaryDirectory(prefix=".mnist-", dir=path.parent) as folder:
         new = Path(folder, path.name)
         write(new)
-        with open(new, "rb+") as file:
-            os.fsync(file.fileno())  # or a power cut could leave an empty file
         os.replace(new, path)
 
 
-def ignore_write_errors(stream):
-    """Make stream drop its output once it can't be written, so that the run goes on."""
-
-    def write(text, original_write=stream.write):
-        try:
-            original_write(text)
-            stream.flush()
-        except OSError:  # no reader, terminal or space: from now on, it goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-    stream.write = write
-
-
 if __name__ == "__main__":
-    sys.stdout = sys.stdout or io.StringIO()  # it is None if the shell closed it
-    ignore_write_errors(sys.stdout)  # Ctrl-C in `python train_mnist.py | tee` ends tee
+    sys.stdout = sys.stdout or io.StringIO()  # None if the shell closed it
     try:
         main()
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args:  # else the training was ended early, which is said
+            print("Interrupted.", file=sys.stderr)
         sys.exit(130)
