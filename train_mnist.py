@@ -37,6 +37,7 @@ DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.np
 # and must have this SHA-256:
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
+SHIFT = 0.0  # move each training image by up to this fraction of its height and width
 VALIDATION_SPLIT = 0.3  # fraction of the training images, from their end, held out
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
@@ -68,7 +69,7 @@ def main():
     for part, x, y in ("training", images, labels), ("test", test_images, test_labels):
         print(f"{part + ' images':15} {x.shape} {x.dtype}, labels {y.shape}")
     x_train, y_train, x_val, y_val = split(*preprocess(images, labels))
-    model = build_model(x_train)
+    model = build_model(x_train, images.shape[1:])
     model.summary()
     history, interrupted = train(model, x_train, y_train, x_val, y_val)
     losses = [values[-1] for name, values in history.items() if name.endswith("loss")]
@@ -140,17 +141,24 @@ def split(x, y):
     return x[:count], y[:count], x[count:], y[count:]
 
 
-def build_model(x_train):
-    """Build and compile the network for images x_train, (N, pixels).
+def build_model(x_train, image_shape):
+    """Build and compile the network for images x_train, (N, height * width).
 
-    Returns a keras.Sequential from pixels, (N, pixels) of x_train's dtype, to the
-    digits' probabilities, (N, 10) float32.
+    Takes their image_shape, (height, width), for SHIFT. Returns a keras.Sequential from
+    pixels like x_train's to the digits' probabilities, (N, 10) float32.
     """
     model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
     if STANDARDIZE:
         normalization = keras.layers.Normalization(axis=None)
         normalization.adapt(x_train[:10_000])  # enough; all would take 0.4 GB of memory
         model.add(normalization)
+    if SHIFT > 0:  # a layer that is active in training only
+        move = keras.layers.RandomTranslation(
+            SHIFT, SHIFT, fill_mode="nearest", data_format="channels_last"
+        )
+        model.add(keras.layers.Reshape((*image_shape, 1)))
+        model.add(move)
+        model.add(keras.layers.Flatten())
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
@@ -367,6 +375,7 @@ def check_constants():
         (f"{DATA_PATH = }", isinstance(DATA_PATH, (str, Path)), npz),
         (f"{DATA_URL = }", isinstance(DATA_URL, str) and DATA_URL != "", "an address"),
         (f"{STANDARDIZE = }", isinstance(STANDARDIZE, bool), switch),
+        (f"{SHIFT = }", is_number(SHIFT, 0, 1), fraction),
         (f"{VALIDATION_SPLIT = }", is_number(VALIDATION_SPLIT, 0, 1), fraction),
         (f"{HIDDEN_UNITS = }", are_widths(HIDDEN_UNITS), "a tuple of ints, 1 to 20000"),
         (f"{ACTIVATION = }", is_activation(ACTIVATION), 'a name, such as "tanh"'),
