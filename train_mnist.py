@@ -14,6 +14,7 @@ GPU, with Python 3.11.7, keras 3.15.1, tensorflow 2.21.0 and numpy 2.4.6.
 import contextlib
 import hashlib
 import io
+import json
 import os
 import signal
 import sys
@@ -54,6 +55,7 @@ SEED = 0  # 0 to 2**32 - 1; the same seed on the same CPU gives the same result
 # Output
 MODEL_PATH = "mnist_mlp.keras"  # the trained model; None: not saved
 PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: not drawn
+LOG_PATH = "mnist_mlp.jsonl"  # a line of JSON is added by each run; None: not written
 
 
 def main():
@@ -71,24 +73,28 @@ def main():
     x_train, y_train, x_val, y_val = split(*preprocess(images, labels))
     model = build_model(x_train, images.shape[1:])
     model.summary()
-    history, interrupted = train(model, x_train, y_train, x_val, y_val)
+    history, seconds, interrupted = train(model, x_train, y_train, x_val, y_val)
     losses = [values[-1] for name, values in history.items() if name.endswith("loss")]
     if not np.isfinite(losses).all():
         sys.exit(f"Loss NaN or infinite: {LEARNING_RATE = } is probably too high")
-    all_saved = MODEL_PATH is None or save(MODEL_PATH, model.save)
+    saved = [save(MODEL_PATH, write_atomically, model.save)]
 
     x_test, y_test = preprocess(test_images, test_labels)
     loss, accuracy, probabilities = evaluate(model, x_test, y_test)
     confusions = np.zeros((10, 10), int)  # rows: the true digit, columns: the predicted
     np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)
     report(loss, accuracy, confusions)
+    run = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": seconds}
+    run |= {name: values[-1] for name, values in history.items()}
+    run |= {"test_loss": loss, "test_accuracy": accuracy, "interrupted": interrupted}
+    saved.append(save(LOG_PATH, append_run, run))
     if PLOT_PATH is not None:
         figure = draw(history, confusions, test_images, test_labels, probabilities)
-        if figure is not None and not save(PLOT_PATH, figure.savefig):
-            all_saved = False
+        if figure is not None:
+            saved.append(save(PLOT_PATH, write_atomically, figure.savefig))
     if interrupted:
         raise KeyboardInterrupt("the training was ended early")  # a sweep ends, too
-    if __name__ == "__main__" and not all_saved:  # a notebook gets its results
+    if __name__ == "__main__" and not all(saved):  # a notebook gets its results
         sys.exit(1)
     return loss, accuracy
 
@@ -176,8 +182,8 @@ def train(model, x_train, y_train, x_val, y_val):
     """Fit the model to images, (N, pixels), and one-hot labels, (N, 10).
 
     Returns the values by epoch, {"loss": [nats, ...], "accuracy": [0 to 1, ...]} and
-    the same of the validation part as "val_...", unless that is empty; and whether
-    Ctrl-C ended the training early.
+    the same of the validation part as "val_...", unless that is empty; the time that it
+    took in seconds; and whether Ctrl-C ended it early.
     """
     if keras.backend.backend() == "tensorflow":
         data = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
@@ -200,8 +206,9 @@ def train(model, x_train, y_train, x_val, y_val):
         ).history
     if handler.interrupted:
         print(f"Interrupted in epoch {len(history['loss'])} of {EPOCHS}.")
-    print(f"The training took {time.perf_counter() - start:.1f} s.")
-    return history, handler.interrupted
+    seconds = time.perf_counter() - start
+    print(f"The training took {seconds:.1f} s.")
+    return history, seconds, handler.interrupted
 
 
 def to_dataset(x, y, shuffle):
@@ -258,17 +265,42 @@ def report(loss, accuracy, confusions):
             print(f"  {label} read as {prediction}: {count}")
 
 
-def save(path, write):
-    """Write a file with write(path); return whether it worked."""
+def save(path, write, content):
+    """Have write(path, content) write a file, unless path is None; return if it worked."""
+    if path is None:
+        return True
     path = beside_script(path)
     try:
-        write_atomically(path, write)
+        write(path, content)
     except OSError as error:
         print(f"{path}: not written ({error!r})", file=sys.stderr)
         return False
     with contextlib.suppress(UnicodeEncodeError):  # stdout may lack the path's letters
         print(f"Wrote {path}")
     return True
+
+
+def append_run(path, run):
+    """Append a run and all constants to a file, as a line of JSON; print what changed."""
+    run |= {name: value for name, value in globals().items() if name.isupper()}
+    line = json.dumps(run, default=str)
+    with open(path, "a+", encoding="utf-8", errors="replace") as file:
+        file.seek(0)
+        before = file.read()
+        newline = "\n" if before and not before.endswith("\n") else ""
+        file.write(f"{newline}{line}\n")
+    # Nothing is said if there is no line before, or one that no run like this wrote.
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        old, new = json.loads(before.splitlines()[-1]), json.loads(line)
+        changes = [f"Since the run of {old['time'][:16]}:"]
+        for name in new:
+            if name.isupper() and old[name] != new[name]:
+                changes.append(f"  {name} {old[name]} -> {new[name]}")
+        names = [name for name in new if name.startswith("val_") and name in old]
+        names.append("test_accuracy")
+        results = [f"{name} {old[name]:.4f} -> {new[name]:.4f}" for name in names]
+        changes.append("  " + ", ".join(results).replace("test_", "test "))
+        print("\n".join(changes))
 
 
 def draw(history, confusions, images, labels, probabilities):
@@ -389,6 +421,7 @@ def check_constants():
         (f"{SEED = }", is_number(SEED, 0, 2**32, int), "an int, 0 to 2**32 - 1"),
         (f"{MODEL_PATH = }", is_output(MODEL_PATH, ".keras"), file.format(".keras")),
         (f"{PLOT_PATH = }", is_output(PLOT_PATH, ".png"), file.format(".png")),
+        (f"{LOG_PATH = }", is_output(LOG_PATH, ".jsonl"), file.format(".jsonl")),
     )
     for constant, ok, allowed in rules:
         if not ok:
