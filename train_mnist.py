@@ -33,9 +33,8 @@ import numpy as np
 
 # Data; relative paths, here and below, start at this script's folder
 DATA_PATH = "mnist.npz"  # the data set
-# Only if a file called mnist.npz is missing, it is downloaded from here:
+# Only if a file called mnist.npz is missing, it is downloaded; this is its SHA-256.
 DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-# and must have this SHA-256:
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
 SHIFT = 0.0  # move each training image by up to this fraction of its height and width
@@ -112,15 +111,7 @@ def load_data(path):
         if path.name != "mnist.npz":
             sys.exit(f"{path}: no such file, see DATA_PATH")
         download(path)
-    names = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with np.load(path) as file:
-            # asarray: NumPy returns a member that is no array as bytes.
-            arrays = [np.asarray(file[name]) for name in names]
-    except Exception as error:  # a damaged file raises any of a dozen exception types
-        raise SystemExit(f"{path}: not an npz file with {names} ({error!r})") from error
-    check_arrays(path, arrays)
-    images, labels, test_images, test_labels = arrays
+    images, labels, test_images, test_labels = read_arrays(path)
     if images.dtype != "uint8":  # uint8 stays uint8, which saves memory
         images, test_images = images.astype("float32"), test_images.astype("float32")
     return (images, labels), (test_images, test_labels)
@@ -144,6 +135,9 @@ def split(x, y):
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
         found = f"not {count} and {len(x) - count}"
         sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both parts, {found}")
+    digits = np.flatnonzero(y.any(axis=0) & ~y[:count].any(axis=0)).tolist()
+    if digits:
+        print(f"{VALIDATION_SPLIT = } leaves no image of {digits}: shuffle {DATA_PATH}")
     return x[:count], y[:count], x[count:], y[count:]
 
 
@@ -158,12 +152,12 @@ def build_model(x_train, image_shape):
         normalization = keras.layers.Normalization(axis=None)
         normalization.adapt(x_train[:10_000])  # enough; all would take 0.4 GB of memory
         model.add(normalization)
-    if SHIFT > 0:  # a layer that is active in training only
-        move = keras.layers.RandomTranslation(
+    if SHIFT > 0:
+        translation = keras.layers.RandomTranslation(
             SHIFT, SHIFT, fill_mode="nearest", data_format="channels_last"
         )
         model.add(keras.layers.Reshape((*image_shape, 1)))
-        model.add(move)
+        model.add(translation)  # like dropout, active in training only
         model.add(keras.layers.Flatten())
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
@@ -252,7 +246,7 @@ def report(loss, accuracy, confusions):
     print(f"test set\nThe test loss is {loss:f}")
     print(f"The accuracy of the model is {accuracy:f}")
     totals, correct = confusions.sum(axis=1), confusions.diagonal()
-    if correct.sum() <= totals.max():  # as good as saying one digit always
+    if not loss < np.log(10):  # 2.303, the loss of ten equal probabilities
         print(f"No better than guessing: {LEARNING_RATE = } may be too high or too low")
     errors = confusions - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
@@ -266,7 +260,7 @@ def report(loss, accuracy, confusions):
 
 
 def save(path, write, content):
-    """Have write(path, content) write a file, unless path is None; return if it worked."""
+    """Call write(path, content), unless path is None; return whether it worked."""
     if path is None:
         return True
     path = beside_script(path)
@@ -281,7 +275,7 @@ def save(path, write, content):
 
 
 def append_run(path, run):
-    """Append a run and all constants to a file, as a line of JSON; print what changed."""
+    """Append a run and all constants to a file as one line of JSON; print changes."""
     run |= {name: value for name, value in globals().items() if name.isupper()}
     line = json.dumps(run, default=str)
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
@@ -296,7 +290,7 @@ def append_run(path, run):
         for name in new:
             if name.isupper() and old[name] != new[name]:
                 changes.append(f"  {name} {old[name]} -> {new[name]}")
-        names = [name for name in new if name.startswith("val_") and name in old]
+        names = [n for n in ("val_loss", "val_accuracy") if n in old and n in new]
         names.append("test_accuracy")
         results = [f"{name} {old[name]:.4f} -> {new[name]:.4f}" for name in names]
         changes.append("  " + ", ".join(results).replace("test_", "test "))
@@ -450,9 +444,10 @@ def is_output(path, suffix):
     if not isinstance(path, (str, Path)) or Path(path).suffix != suffix:
         return False
     path = beside_script(path)
-    if os.path.isdir(path) or path == beside_script(DATA_PATH) or len(path.name) > 255:
+    if os.path.isdir(path) or path == beside_script(str(DATA_PATH)):
         return False
-    return path.parent.is_dir() and os.access(path.parent, os.W_OK)
+    is_short = len(path.name) < 256  # what file systems take
+    return is_short and path.parent.is_dir() and os.access(path.parent, os.W_OK)
 
 
 def beside_script(path):
@@ -462,11 +457,32 @@ def beside_script(path):
     return folder / os.path.expanduser(path)
 
 
+def read_arrays(path):
+    """Return x_train, y_train, x_test and y_test of an npz file, after a check."""
+    fault, arrays = "not an npz file", []
+    if path.name == "mnist.npz":
+        fault += "; delete it, and the next run downloads it"
+    try:
+        with np.load(path) as file:
+            for name in ("x_train", "y_train", "x_test", "y_test"):
+                kind = "integers or floats" if name[0] == "x" else "integers"
+                fault = f"{name} must hold {kind}; among {file.files}, it can't be read"
+                # asarray: NumPy returns a member that is no array as bytes.
+                arrays.append(np.asarray(file[name]))
+    except Exception as error:  # a damaged file raises any of a dozen exception types
+        # The text of a ValueError advises to unpickle, which would run foreign code.
+        cause = type(error).__name__ if isinstance(error, ValueError) else repr(error)
+        raise SystemExit(f"{path}: {fault} ({cause})") from error
+    check_arrays(path, arrays)
+    return arrays
+
+
 def check_arrays(path, arrays):
     """Exit unless arrays are images and labels.
 
     Pixels up to 1e19 are welcome: the variance, their mean square, fits into float32.
     """
+    tops = []
     for part, images, labels in ("train", *arrays[:2]), ("test", *arrays[2:]):
         fault = None
         if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "iuf":
@@ -479,6 +495,12 @@ def check_arrays(path, arrays):
             fault = f"y_{part} must hold one integer per image"
         elif labels.min() < 0 or labels.max() > 9:
             fault = f"y_{part} must hold 0 to 9 only"
+        else:
+            tops.append(float(images.max()))
+            if 0 < 10 * min(tops) < max(tops):  # one was scaled, the other was not
+                fault = "x_train and x_test differ in range, up to {} and {}".format(
+                    *tops
+                )
         if fault:
             found = f"x {images.dtype} {images.shape}, y {labels.dtype} {labels.shape}"
             sys.exit(f"{path}: {fault} ({found})")
