@@ -1,5 +1,6 @@
-"""Fixtures: the script as a module, small data, and the script's own processes."""
+"""Fixtures: small data, constants for the time of a test, the script's processes."""
 
+import os
 import signal
 
 import numpy as np
@@ -10,24 +11,15 @@ import train_mnist
 
 # A job in the background of a shell is to ignore Ctrl-C; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
 
 @pytest.fixture(scope="session")
-def mnist():
-    """The bundled file's arrays, as load_data returns them."""
-    return train_mnist.load_data(ROOT / "mnist.npz")
-
-
-@pytest.fixture(scope="session")
-def small(mnist):
+def small():
     """The four arrays of a small data set: 3,000 and 500 of MNIST's images."""
-    (x_train, y_train), (x_test, y_test) = mnist
-    return {
-        "x_train": x_train[:3000],
-        "y_train": y_train[:3000],
-        "x_test": x_test[:500],
-        "y_test": y_test[:500],
-    }
+    with np.load(ROOT / "mnist.npz") as data:
+        counts = {"train": 3000, "test": 500}
+        return {name: data[name][: counts[name[2:]]] for name in data.files}
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +36,6 @@ def constants(monkeypatch):
 
     def constants(**values):
         for name, value in values.items():
-            assert hasattr(train_mnist, name), name
             monkeypatch.setattr(train_mnist, name, value)
 
     return constants
@@ -54,22 +45,8 @@ def constants(monkeypatch):
 def quick(constants, small_file):
     """Has main train a small network on small data, and write nothing."""
     constants(DATA_PATH=str(small_file), HIDDEN_UNITS=(50,), EPOCHS=1)
-    constants(MODEL_PATH=None, PLOT_PATH=None)
+    constants(MODEL_PATH=None, PLOT_PATH=None, LOG_PATH=None)
     return constants
-
-
-@pytest.fixture
-def untrained(quick, monkeypatch):
-    """As quick, but main goes on with these losses, of no training."""
-
-    def untrained(train=0.3, evaluate=0.2, **values):
-        quick(**values)
-        history = {"loss": [train], "val_loss": [0.2]}
-        results = evaluate, 0.5, np.eye(10)[np.arange(500) % 10]
-        monkeypatch.setattr(train_mnist, "train", lambda *args: (history, False))
-        monkeypatch.setattr(train_mnist, "evaluate", lambda *args: results)
-
-    return untrained
 
 
 @pytest.fixture
@@ -86,22 +63,12 @@ def start():
         end_process(process)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def whole_run_started(tmp_path_factory):
-    """A run on the bundled file, by a script with edited constants elsewhere.
-
-    It begins with the first test, and runs beside the others until one wants it.
-    """
+    """A run on the bundled file, by a script with edited constants elsewhere."""
     folder = tmp_path_factory.mktemp("run")
-    path = edited(
-        folder,
-        DATA_PATH=str(ROOT / "mnist.npz"),
-        EPOCHS=2,
-        LEARNING_RATE=0.05,
-        DROPOUT=0.25,
-        MODEL_PATH="model.keras",
-        PLOT_PATH="plot.png",
-    )
+    data = {"DATA_PATH": str(ROOT / "mnist.npz"), "EPOCHS": 2}
+    path = edited(folder, LEARNING_RATE=0.05, DROPOUT=0.25, **data)
     process = start_script(path, "-W", "always::UserWarning")
     yield folder, process
     end_process(process)

@@ -1,12 +1,13 @@
-"""What several test files use: the script's folder, edited copies, small data."""
+"""What several test files use: the script's folder, edited copies, its processes."""
 
-import contextlib
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTANTS = {
@@ -16,6 +17,7 @@ CONSTANTS = {
     ),
     "DATA_SHA256": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
     "STANDARDIZE": True,
+    "SHIFT": 0.0,
     "VALIDATION_SPLIT": 0.3,
     "HIDDEN_UNITS": (500, 500),
     "ACTIVATION": "tanh",
@@ -29,29 +31,46 @@ CONSTANTS = {
     "SEED": 0,
     "MODEL_PATH": "mnist_mlp.keras",
     "PLOT_PATH": "mnist_mlp.png",
+    "LOG_PATH": "mnist_mlp.jsonl",
 }
+on_posix = pytest.mark.skipif(
+    os.name != "posix", reason="Windows can't send Ctrl-C to one process alone"
+)
 
 
-def edited(folder, **constants):
-    """Copy the script to a folder with constants edited by hand; return its path."""
-    lines = (ROOT / "train_mnist.py").read_text(encoding="utf-8").splitlines()
+def edited(folder, *edits, **constants):
+    """Copy the script to a folder, edited by hand; return its path.
+
+    An edit is a pair: the text to find, once in the script, and the text to put there.
+    """
+    script = (ROOT / "train_mnist.py").read_text(encoding="utf-8")
+    for old, new in edits:
+        assert script.count(old) == 1, old
+        script = script.replace(old, new)
+    lines = script.splitlines()
     for name, value in constants.items():
         (at,) = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
-        comment = lines[at].partition("  # ")[2]
-        lines[at] = f"{name} = {value!r}  # {comment}"
+        lines[at] = f"{name} = {value!r}  # edited"
     path = Path(folder) / "train_mnist.py"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
+def load(path):
+    """Import a copy of the script as a module of its own."""
+    spec = importlib.util.spec_from_file_location("copy_of_train_mnist", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def start_script(path, *options, environment=(), **kwargs):
     """Start the script as a user does, from another folder than its own."""
-    kwargs.setdefault("stdout", subprocess.PIPE)
-    kwargs.setdefault("stderr", subprocess.PIPE)
     changes = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", **dict(environment)}
-    command = [sys.executable, *options, str(path)]
+    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
     kwargs["env"] = {**os.environ, **changes}
-    return subprocess.Popen(command, cwd="/", text=True, **kwargs)
+    command = [sys.executable, *options, str(path)]
+    return subprocess.Popen(command, cwd=Path(path).anchor, text=True, **kwargs)
 
 
 def end_process(process):
@@ -63,9 +82,10 @@ def end_process(process):
 
 
 def own_lines(stderr):
-    """The lines of stderr that are not TensorFlow's start-up notes."""
+    """The lines of stderr that are not TensorFlow's notes."""
     notes = ("WARNING: All log messages before", "I0000 ", "E0000 ", "W0000 ")
-    return [line for line in stderr.splitlines() if not line.startswith(notes)]
+    lines = [line for line in stderr.splitlines() if not line.startswith(notes)]
+    return [line for line in lines if " tensorflow/c" not in line]
 
 
 def wait_for_line(process, start):
@@ -73,7 +93,7 @@ def wait_for_line(process, start):
     for line in process.stdout:
         if line.startswith(start):
             return
-    raise AssertionError(f"ended without a line {start!r}")
+    raise AssertionError(f"ended without a line {start!r}: {process.stderr.read()}")
 
 
 def read_rest(process):
@@ -86,24 +106,6 @@ def read_rest(process):
     return out, err
 
 
-def confusion_matrix(labels, predictions):
-    """How often each label was read as each digit, (10, 10)."""
-    return np.histogram2d(labels, predictions, np.arange(11))[0].astype(int)
-
-
-@contextlib.contextmanager
-def file_size_limit(count):
-    """Let this process write no file of more than so many bytes."""
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-sys.path.insert(0, str(ROOT))
-sys.dont_write_bytecode = True
-os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+def press_ctrl_c():
+    """Send this process what the terminal would send it."""
+    signal.raise_signal(signal.SIGINT)
