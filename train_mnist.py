@@ -73,9 +73,6 @@ def main():
     model = build_model(x_train, images.shape[1:])
     model.summary()
     history, seconds, interrupted = train(model, x_train, y_train, x_val, y_val)
-    losses = [values[-1] for name, values in history.items() if name.endswith("loss")]
-    if not np.isfinite(losses).all():
-        sys.exit(f"Loss NaN or infinite: {LEARNING_RATE = } is probably too high")
     saved = [save(MODEL_PATH, write_atomically, model.save)]
 
     x_test, y_test = preprocess(test_images, test_labels)
@@ -83,9 +80,9 @@ def main():
     confusions = np.zeros((10, 10), int)  # rows: the true digit, columns: the predicted
     np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)
     report(loss, accuracy, confusions)
-    run = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": seconds}
-    run |= {name: values[-1] for name, values in history.items()}
-    run |= {"test_loss": loss, "test_accuracy": accuracy, "interrupted": interrupted}
+    run = {name: values[-1] for name, values in history.items()}
+    run |= {"test_loss": loss, "test_accuracy": accuracy}
+    run |= {"seconds": seconds, "interrupted": interrupted}
     saved.append(save(LOG_PATH, append_run, run))
     if PLOT_PATH is not None:
         figure = draw(history, confusions, test_images, test_labels, probabilities)
@@ -150,7 +147,7 @@ def build_model(x_train, image_shape):
     model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
     if STANDARDIZE:
         normalization = keras.layers.Normalization(axis=None)
-        normalization.adapt(x_train[:10_000])  # enough; all would take 0.4 GB of memory
+        normalization.adapt(x_train[:10_000])  # all would take 0.3 GB of memory
         model.add(normalization)
     if SHIFT > 0:
         translation = keras.layers.RandomTranslation(
@@ -176,8 +173,9 @@ def train(model, x_train, y_train, x_val, y_val):
     """Fit the model to images, (N, pixels), and one-hot labels, (N, 10).
 
     Returns the values by epoch, {"loss": [nats, ...], "accuracy": [0 to 1, ...]} and
-    the same of the validation part as "val_...", unless that is empty; the time that it
-    took in seconds; and whether Ctrl-C ended it early.
+    the same of the validation part as "val_...", unless that is empty; the time in
+    seconds; and whether Ctrl-C ended it early. Exits with a message if the last loss is
+    not finite.
     """
     if keras.backend.backend() == "tensorflow":
         data = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
@@ -202,6 +200,9 @@ def train(model, x_train, y_train, x_val, y_val):
         print(f"Interrupted in epoch {len(history['loss'])} of {EPOCHS}.")
     seconds = time.perf_counter() - start
     print(f"The training took {seconds:.1f} s.")
+    losses = [values[-1] for name, values in history.items() if name.endswith("loss")]
+    if not np.isfinite(losses).all():
+        sys.exit(f"Loss NaN or infinite: {LEARNING_RATE = } is probably too high")
     return history, seconds, handler.interrupted
 
 
@@ -220,8 +221,8 @@ def to_dataset(x, y, shuffle):
     data = tf.data.Dataset.from_tensors(indices)
     if shuffle:
         seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).batch(2).take(1)
-        reorder = tf.random.experimental.stateless_shuffle
-        data = seeds.map(lambda seed: reorder(indices, seed))
+        shuffled = tf.random.experimental.stateless_shuffle
+        data = seeds.map(lambda seed: shuffled(indices, seed))
     data = data.rebatch(BATCH_SIZE).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
     steps = int(np.ceil(len(x) / BATCH_SIZE))
     data = data.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
@@ -276,7 +277,8 @@ def save(path, write, content):
 
 def append_run(path, run):
     """Append a run and all constants to a file as one line of JSON; print changes."""
-    run |= {name: value for name, value in globals().items() if name.isupper()}
+    constants = {name: value for name, value in globals().items() if name.isupper()}
+    run = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), **run, **constants}
     line = json.dumps(run, default=str)
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         file.seek(0)
@@ -287,8 +289,8 @@ def append_run(path, run):
     with contextlib.suppress(LookupError, TypeError, ValueError):
         old, new = json.loads(before.splitlines()[-1]), json.loads(line)
         changes = [f"Since the run of {old['time'][:16]}:"]
-        for name in new:
-            if name.isupper() and old[name] != new[name]:
+        for name in constants:
+            if old[name] != new[name]:
                 changes.append(f"  {name} {old[name]} -> {new[name]}")
         names = [n for n in ("val_loss", "val_accuracy") if n in old and n in new]
         names.append("test_accuracy")

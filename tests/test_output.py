@@ -54,12 +54,14 @@ def test_guessing_is_a_loss_of_equal_probabilities(loss, guessed, capsys):
 
 # The log of the runs
 @pytest.fixture
-def log(constants, tmp_path):
-    """Logs a run; returns the file's lines."""
+def log(monkeypatch, tmp_path):
+    """Logs a run, at 05:52; returns the file's lines."""
     path = tmp_path / "log.jsonl"
+    moment = "2026-11-25 05:52:01"
+    monkeypatch.setattr(train_mnist.time, "strftime", lambda layout: moment)
 
     def log(**values):
-        run = {"time": "2026-11-25 05:52:01", "val_loss": 0.21749, "val_accuracy": 0.93}
+        run = {"val_loss": 0.21749, "val_accuracy": 0.93}
         run |= {"test_accuracy": 0.9431, **values}
         train_mnist.append_run(path, {k: v for k, v in run.items() if v is not None})
         return path.read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,186 @@
+"""The README's two programs, for a picture of a digit and for the mouse."""
+
+import re
+import runpy
+from pathlib import Path
+
+import keras
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from helpers import ROOT
+from matplotlib.backend_bases import MouseEvent
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+DIGIT, DRAW = [block for block in BLOCKS if "load_model" in block]
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+
+
+@pytest.fixture(scope="module")
+def model(whole_run):
+    return keras.models.load_model(whole_run[0] / "mnist_mlp.keras")
+
+
+@pytest.fixture(autouse=True)
+def setting(model, monkeypatch, tmp_path):
+    """A folder for the picture, and what the model was asked to classify."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keras.models, "load_model", lambda path: model)
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def run(code):
+    Path("program.py").write_text(code, encoding="utf-8")
+    runpy.run_path("program.py")
+
+
+def mask(digit=3, size=200, page=(400, 300), at=(220, 140), stroke=0):
+    """A light digit on black."""
+    ink = Image.new("L", page)
+    options = {"anchor": "mm", "stroke_width": stroke}
+    font = ImageFont.truetype(str(FONT), size)
+    ImageDraw.Draw(ink).text(at, str(digit), 255, font, **options)
+    return ink
+
+
+def merge(mode, grey, opacity):
+    greys = [Image.new("L", opacity.size, grey)] * (len(mode) - 1)
+    return Image.merge(mode, (*greys, opacity))
+
+
+def photo(ink, light=200, shadow=200, noise=5.0):
+    """Dark ink on paper, lighter on the left than on the right."""
+    paper = np.linspace(light, shadow, ink.width) - 0.7 * light * np.array(ink) / 255.0
+    noise = np.random.default_rng(0).normal(0, noise, paper.shape)
+    return Image.fromarray(np.uint8((paper + noise).clip(0, 255)))
+
+
+def in_16_bits(picture):
+    return Image.fromarray(np.array(picture).astype("uint16") * 257)
+
+
+def palette():
+    picture = Image.frombytes("P", (400, 300), np.uint8(np.array(mask()) > 127))
+    picture.putpalette([0] * 6)
+    return picture
+
+
+def pen(width, page):
+    """A thin 3 on a large sheet."""
+    sheet = Image.new("L", page, 255)
+    x, y, r = page[0] // 3, page[1] // 3, page[1] // 8
+    for top, start, end in (y - 2 * r, -140, 90), (y, -90, 140):
+        box = (x - r, top, x + r, top + 2 * r)
+        ImageDraw.Draw(sheet).arc(box, start, end, 0, width)
+    return sheet
+
+
+EXIF = Image.Exif()
+EXIF[0x112] = 6  # turn it to the right
+PICTURES = {
+    "RGBA black": (lambda: merge("RGBA", 0, mask()), {}),
+    "RGBA white": (lambda: merge("RGBA", 255, mask()), {}),
+    "LA black": (lambda: merge("LA", 0, mask()), {}),
+    "palette": (palette, {"transparency": 0}),
+    "chalkboard": (lambda: ImageOps.invert(photo(mask())), {}),
+    "28 x 28": (lambda: mask(3, 26, (28, 28), (14, 14)), {}),
+    "16 bits": (lambda: in_16_bits(photo(mask())), {}),
+    "1 bit": (lambda: ImageOps.invert(mask()).convert("1"), {}),
+    "RGB": (lambda: ImageOps.invert(mask()).convert("RGB"), {}),
+    "shadow": (lambda: photo(mask(), 220, 130), {}),
+    "corner": (lambda: photo(mask(3, 100, (640, 480), (70, 400))), {}),
+    "cropped": (lambda: ImageOps.invert(mask().crop(mask().getbbox())), {}),
+    "brush": (lambda: ImageOps.invert(mask(stroke=8)), {}),
+    "pen": (lambda: pen(8, (2480, 3508)), {}),
+    "phone": (lambda: photo(mask(3, 1500, (3000, 4000), (1300, 2200)), 220, 130), {}),
+    "turned": (lambda: photo(mask()).transpose(Image.ROTATE_90), {"exif": EXIF}),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_picture(kind, capsys):
+    """The three likeliest digits, of which the first is right."""
+    make, options = PICTURES[kind]
+    make().save("digit.png", **options)
+    run(DIGIT)
+    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    probabilities = [float(probability.rstrip("%")) for _, probability in lines]
+    assert [len(lines), lines[0][0]] == [3, "3"]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert 50 < sum(probabilities) <= 100.2
+
+
+def test_digits_on_photos(capsys):
+    """Ten digits of a font, half in the shadow, at several sizes and places."""
+    right = 0
+    for digit in range(10):
+        at = 100 + 30 * digit, 100 + 10 * digit
+        photo(mask(digit, 60 + 20 * (digit % 4), at=at), 220, 130).save("digit.png")
+        run(DIGIT)
+        right += capsys.readouterr().out.startswith(f"{digit}: ")
+    assert right >= 8
+
+
+@pytest.mark.parametrize("kind", ["L", "1", "RGB", "RGBA", "LA", "I;16", "noise"])
+@pytest.mark.parametrize("grey", [0, 200, 255])
+def test_blank_page(kind, grey):
+    page = Image.new("L", (300, 200), grey)
+    if kind == "noise":
+        page = photo(Image.new("L", (300, 200)), grey, grey, 3)
+    elif kind == "I;16":
+        page = in_16_bits(page)
+    elif kind.endswith("A"):
+        page = merge(kind, grey, Image.new("L", (300, 200)))
+    else:
+        page = page.convert(kind, dither=Image.Dither.NONE)
+    page.save("digit.png")
+    with pytest.raises(SystemExit, match="no digit found"):
+        run(DIGIT)
+
+
+@pytest.fixture
+def window(monkeypatch):
+    """Starts the program; returns its axes and a function that drags the mouse."""
+    monkeypatch.setattr(plt, "get_backend", lambda: "tkagg")
+    run(DRAW)
+    axes = plt.gca()
+    canvas = axes.figure.canvas
+
+    def drag(*points, button=1):
+        names = ["button_press"] + ["motion_notify"] * len(points) + ["button_release"]
+        for name, point in zip(names, [points[0], *points, points[-1]], strict=True):
+            x, y = axes.transData.transform(point)
+            pressed = None if name == "motion_notify" else button
+            event = MouseEvent(f"{name}_event", canvas, x, y, pressed)
+            canvas.callbacks.process(event.name, event)
+        return np.array(axes.images[0].get_array())
+
+    return axes, drag
+
+
+def test_mouse(window):
+    """A 7 of two quick lines is whole, centred and classified; then it is cleared."""
+    axes, drag = window
+    ink = drag((4, 4), (16, 4), (10, 22))
+    assert axes.get_title().startswith("7: ")
+    assert axes.get_title().count("%") == 3
+    centre = [np.average(i, weights=ink) for i in np.indices(ink.shape)]
+    assert centre == pytest.approx([14, 14], abs=0.51)
+    assert ink.max() == 255
+    assert (ink.max(axis=1) > 200).sum() >= 18
+    assert ((ink > 0) & (ink < 200)).any()  # the brush is soft
+    assert (drag((14, 14), (20, 14)) > 127).sum() > (ink > 127).sum()
+    assert not drag((14, 14), button=3).any()
+    assert not drag((-9, -9), (-8, 90)).any()
+    assert "%" not in axes.get_title()
+
+
+def test_without_a_window_system():
+    with pytest.raises(SystemExit, match=r"^no window system[^\n]+$"):
+        run(DRAW)
