@@ -115,18 +115,15 @@ def load_data(path):
 
 
 def preprocess(images, labels):
-    """Return images as rows of pixels, (N, pixels), and labels as one-hot rows.
-
-    A one-hot row is 1 at its digit's place and 0 elsewhere: (N, 10), float32.
-    """
-    one_hot = labels[:, None] == np.arange(10)
+    """Return images as rows, (N, pixels), and labels one-hot, (N, 10) float32."""
+    one_hot = labels[:, None] == np.arange(10)  # True at the digit's place in the row
     return images.reshape(len(images), -1), one_hot.astype("float32")
 
 
 def split(x, y):
-    """Split off the validation part, a fraction of VALIDATION_SPLIT from the end.
+    """Return x_train, y_train, x_val, y_val: the end of x, y is held out to validate.
 
-    Returns x_train, y_train, x_val, y_val. Exits with a message if a part is empty.
+    Exits with a message if a part is empty; prints one if a digit is only in x_val.
     """
     count = int(len(x) * (1 - VALIDATION_SPLIT))
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
@@ -139,10 +136,10 @@ def split(x, y):
 
 
 def build_model(x_train, image_shape):
-    """Build and compile the network for images x_train, (N, height * width).
+    """Build and compile the network for rows x_train of images of image_shape.
 
-    Takes their image_shape, (height, width), for SHIFT. Returns a keras.Sequential from
-    pixels like x_train's to the digits' probabilities, (N, 10) float32.
+    Returns a keras.Sequential from rows of raw pixels, (N, height * width) of x_train's
+    dtype, to the digits' probabilities, (N, 10) float32.
     """
     model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
     if STANDARDIZE:
@@ -150,11 +147,11 @@ def build_model(x_train, image_shape):
         normalization.adapt(x_train[:10_000])  # all would take 0.3 GB of memory
         model.add(normalization)
     if SHIFT > 0:
-        translation = keras.layers.RandomTranslation(
+        shift = keras.layers.RandomTranslation(  # like Dropout, only in training
             SHIFT, SHIFT, fill_mode="nearest", data_format="channels_last"
         )
         model.add(keras.layers.Reshape((*image_shape, 1)))
-        model.add(translation)  # like dropout, active in training only
+        model.add(shift)
         model.add(keras.layers.Flatten())
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
@@ -484,7 +481,6 @@ def check_arrays(path, arrays):
 
     Pixels up to 1e19 are welcome: the variance, their mean square, fits into float32.
     """
-    tops = []
     for part, images, labels in ("train", *arrays[:2]), ("test", *arrays[2:]):
         fault = None
         if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "iuf":
@@ -497,15 +493,12 @@ def check_arrays(path, arrays):
             fault = f"y_{part} must hold one integer per image"
         elif labels.min() < 0 or labels.max() > 9:
             fault = f"y_{part} must hold 0 to 9 only"
-        else:
-            tops.append(float(images.max()))
-            if 0 < 10 * min(tops) < max(tops):  # one was scaled, the other was not
-                fault = "x_train and x_test differ in range, up to {} and {}".format(
-                    *tops
-                )
         if fault:
             found = f"x {images.dtype} {images.shape}, y {labels.dtype} {labels.shape}"
             sys.exit(f"{path}: {fault} ({found})")
+    tops = [float(images.max()) for images in (arrays[0], arrays[2])]
+    if 0 < 10 * min(tops) < max(tops):  # the one was scaled, the other was not
+        sys.exit(f"{path}: x_train and x_test differ in range, maxima {tops}")
 
 
 def download(path):
