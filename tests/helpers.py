@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,8 +103,3 @@ def read_rest(process):
     out, err = process.stdout.read(), process.stderr.read()
     process.wait()
     return out, err
-
-
-def press_ctrl_c():
-    """Send this process what the terminal would send it."""
-    signal.raise_signal(signal.SIGINT)
