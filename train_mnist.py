@@ -5,6 +5,7 @@ after 100 epochs, which take 137 s on two cores of an Intel Xeon (Sapphire Rapid
 GPU, with Python 3.11.7, keras 3.15.1, tensorflow 2.21.0 and numpy 2.4.6.
 """
 
+# What `uv run train_mnist.py` installs:
 # /// script
 # requires-python = ">=3.10,<3.14"
 # dependencies = ["keras>=3.7,<4", "tensorflow>=2.16.1,<3", "numpy>=1.26,<3",
@@ -26,7 +27,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: warnings and errors
 if __name__ == "__main__":
-    # `!python` in a notebook inherits its backend, with which `import keras` can fail.
+    # `import keras` imports matplotlib, which fails if `!python` in a notebook has
+    # handed down a backend, such as the notebook's own, that is not installed here.
     os.environ["MPLBACKEND"] = "agg"
 import keras
 import numpy as np
@@ -38,7 +40,7 @@ DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.np
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
 SHIFT = 0.0  # move each training image by up to this fraction of its height and width
-VALIDATION_SPLIT = 0.3  # fraction of the training images, from their end, held out
+VALIDATION_SPLIT = 0.3  # fraction, from the end, not trained on: to choose constants by
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
@@ -47,7 +49,7 @@ DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, bel
 LEARNING_RATE = 0.01  # step size at the first step, above 0
 DECAY = 1e-6  # the step size at step n is LEARNING_RATE / (1 + DECAY * n); at least 0
 MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
-NESTEROV = True  # take the gradient one momentum step ahead, True or False
+NESTEROV = True  # take the gradient where momentum alone would lead; True or False
 BATCH_SIZE = 200  # images per step
 EPOCHS = 100  # passes over the training images left by VALIDATION_SPLIT
 SEED = 0  # 0 to 2**32 - 1; the same seed on the same CPU gives the same result
@@ -73,24 +75,25 @@ def main():
     model = build_model(x_train, images.shape[1:])
     model.summary()
     history, seconds, interrupted = train(model, x_train, y_train, x_val, y_val)
-    saved = [save(MODEL_PATH, write_atomically, model.save)]
+    saved = [save(MODEL_PATH, lambda path: write_atomically(path, model.save))]
 
     x_test, y_test = preprocess(test_images, test_labels)
     loss, accuracy, probabilities = evaluate(model, x_test, y_test)
     confusions = np.zeros((10, 10), int)  # rows: the true digit, columns: the predicted
-    np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)
+    np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)  # count them
     report(loss, accuracy, confusions)
     run = {name: values[-1] for name, values in history.items()}
     run |= {"test_loss": loss, "test_accuracy": accuracy}
     run |= {"seconds": seconds, "interrupted": interrupted}
-    saved.append(save(LOG_PATH, append_run, run))
+    saved.append(save(LOG_PATH, lambda path: append_run(path, run)))
     if PLOT_PATH is not None:
         figure = draw(history, confusions, test_images, test_labels, probabilities)
         if figure is not None:
-            saved.append(save(PLOT_PATH, write_atomically, figure.savefig))
-    if interrupted:
-        raise KeyboardInterrupt("the training was ended early")  # a sweep ends, too
-    if __name__ == "__main__" and not all(saved):  # a notebook gets its results
+            write = figure.savefig
+            saved.append(save(PLOT_PATH, lambda path: write_atomically(path, write)))
+    if interrupted:  # end a loop that calls main, too
+        raise KeyboardInterrupt("the training was ended early")
+    if __name__ == "__main__" and not all(saved):  # imported, main returns its results
         sys.exit(1)
     return loss, accuracy
 
@@ -129,6 +132,7 @@ def split(x, y):
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
         found = f"not {count} and {len(x) - count}"
         sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both parts, {found}")
+    # Digits that occur, but not in the part to train on, as in a file sorted by digit
     digits = np.flatnonzero(y.any(axis=0) & ~y[:count].any(axis=0)).tolist()
     if digits:
         print(f"{VALIDATION_SPLIT = } leaves no image of {digits}: shuffle {DATA_PATH}")
@@ -143,8 +147,9 @@ def build_model(x_train, image_shape):
     """
     model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
     if STANDARDIZE:
+        # One mean and variance for all pixels, of a sample: all need 0.3 GB of memory.
         normalization = keras.layers.Normalization(axis=None)
-        normalization.adapt(x_train[:10_000])  # all would take 0.3 GB of memory
+        normalization.adapt(x_train[:10_000])
         model.add(normalization)
     if SHIFT > 0:
         shift = keras.layers.RandomTranslation(  # like Dropout, only in training
@@ -157,7 +162,7 @@ def build_model(x_train, image_shape):
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # LEARNING_RATE / (1 + DECAY * step). Given ints, Keras would round DECAY or fail.
+    # float(): with ints, Keras would round DECAY, too, or refuse MOMENTUM.
     rate = keras.optimizers.schedules.InverseTimeDecay(
         float(LEARNING_RATE), decay_steps=1, decay_rate=float(DECAY)
     )
@@ -174,14 +179,17 @@ def train(model, x_train, y_train, x_val, y_val):
     seconds; and whether Ctrl-C ended it early. Exits with a message if the last loss is
     not finite.
     """
-    if keras.backend.backend() == "tensorflow":
+    backend = (
+        keras.backend.backend()
+    )  # TensorFlow, unless one has chosen JAX or PyTorch
+    if backend == "tensorflow":
         data = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
         validation_data = to_dataset(x_val, y_val, shuffle=False)
     else:
         data = {"x": x_train, "y": y_train, "batch_size": BATCH_SIZE}
         validation_data = x_val, y_val
-    if keras.backend.backend() != "torch":  # which runs one step at a time
-        # Keras's code between steps takes a fifth of the time: run it once in ten.
+    if backend != "torch":  # PyTorch can take only one step at a time
+        # Keras's code between steps takes a fifth of the time: run it every ten steps.
         # Not set in compile(): it would be saved, and PyTorch could not run the model.
         model.steps_per_execution = 10
     start = time.perf_counter()
@@ -190,6 +198,7 @@ def train(model, x_train, y_train, x_val, y_val):
             **data,
             epochs=EPOCHS,
             validation_data=validation_data if len(x_val) else None,
+            # 1: a progress bar; 2: a line per epoch
             verbose=1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2,
             callbacks=[handler, keras.callbacks.TerminateOnNaN()],
         ).history
@@ -204,22 +213,22 @@ def train(model, x_train, y_train, x_val, y_val):
 
 
 def to_dataset(x, y, shuffle):
-    """Return a tf.data.Dataset of the batches of x and y, shuffled anew each epoch.
+    """Return x and y as a tf.data.Dataset of batches, as fit itself makes of arrays.
 
-    Keras makes much the same of arrays, but with a seed, its order is the same in every
-    epoch. And TensorFlow tunes it in a thread that sleeps for up to as long as the
-    epoch took; whoever frees a finished epoch's data waits for that thread, whose
-    wake-up call comes too early. Hence no tuning here.
+    But fit's own, once there is a seed, has the same order in every epoch; this one is
+    shuffled anew. And fit's own is tuned by a thread of TensorFlow's that sleeps for up
+    to as long as the epoch took, and is woken before the flag that it looks at is set:
+    it sleeps on, and the end of the epoch waits for it. Hence no autotuning here.
     """
     import tensorflow as tf
 
     x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     indices = tf.range(len(x))
-    data = tf.data.Dataset.from_tensors(indices)
-    if shuffle:
+    data = tf.data.Dataset.from_tensors(indices)  # a single element: all indices
+    if shuffle:  # from a new pair of random seeds in each epoch
         seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).batch(2).take(1)
-        shuffled = tf.random.experimental.stateless_shuffle
-        data = seeds.map(lambda seed: shuffled(indices, seed))
+        reorder = tf.random.experimental.stateless_shuffle
+        data = seeds.map(lambda seed: reorder(indices, seed))
     data = data.rebatch(BATCH_SIZE).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
     steps = int(np.ceil(len(x) / BATCH_SIZE))
     data = data.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
@@ -244,7 +253,7 @@ def report(loss, accuracy, confusions):
     print(f"test set\nThe test loss is {loss:f}")
     print(f"The accuracy of the model is {accuracy:f}")
     totals, correct = confusions.sum(axis=1), confusions.diagonal()
-    if not loss < np.log(10):  # 2.303, the loss of ten equal probabilities
+    if not loss < np.log(10):  # 2.303, the loss of ten equal probabilities; or NaN
         print(f"No better than guessing: {LEARNING_RATE = } may be too high or too low")
     errors = confusions - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
@@ -257,13 +266,13 @@ def report(loss, accuracy, confusions):
             print(f"  {label} read as {prediction}: {count}")
 
 
-def save(path, write, content):
-    """Call write(path, content), unless path is None; return whether it worked."""
+def save(path, write):
+    """Call write(path), unless path is None; return whether it worked."""
     if path is None:
         return True
     path = beside_script(path)
     try:
-        write(path, content)
+        write(path)
     except OSError as error:
         print(f"{path}: not written ({error!r})", file=sys.stderr)
         return False
@@ -284,14 +293,14 @@ def append_run(path, run):
         file.write(f"{newline}{line}\n")
     # Nothing is said if there is no line before, or one that no run like this wrote.
     with contextlib.suppress(LookupError, TypeError, ValueError):
-        old, new = json.loads(before.splitlines()[-1]), json.loads(line)
+        old, run = json.loads(before.splitlines()[-1]), json.loads(line)
         changes = [f"Since the run of {old['time'][:16]}:"]
         for name in constants:
-            if old[name] != new[name]:
-                changes.append(f"  {name} {old[name]} -> {new[name]}")
-        names = [n for n in ("val_loss", "val_accuracy") if n in old and n in new]
+            if old[name] != run[name]:
+                changes.append(f"  {name} {old[name]} -> {run[name]}")
+        names = [n for n in ("val_loss", "val_accuracy") if n in old and n in run]
         names.append("test_accuracy")
-        results = [f"{name} {old[name]:.4f} -> {new[name]:.4f}" for name in names]
+        results = [f"{name} {old[name]:.4f} -> {run[name]:.4f}" for name in names]
         changes.append("  " + ", ".join(results).replace("test_", "test "))
         print("\n".join(changes))
 
@@ -354,7 +363,10 @@ def draw_mistakes(grid, images, labels, probabilities):
 
 # Ctrl-C, and the checks of constants and files
 class InterruptHandler(keras.callbacks.Callback):
-    """Around fit, make the first Ctrl-C end it early; a second one acts as usual."""
+    """Around fit, makes the first Ctrl-C end it early; a second one acts as usual.
+
+    Python calls on_ctrl_c, anywhere within fit; Keras the others, after ten steps.
+    """
 
     interrupted = False
 
@@ -363,11 +375,11 @@ class InterruptHandler(keras.callbacks.Callback):
         # Only the main thread may set handlers. A job run with & keeps ignoring Ctrl-C.
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and self.previous not in (None, signal.SIG_IGN):
-            signal.signal(signal.SIGINT, self.note)
+            signal.signal(signal.SIGINT, self.on_ctrl_c)
         return self
 
-    def note(self, signum, frame):
-        self.interrupted = True  # fit may be within a step: that one ends first
+    def on_ctrl_c(self, signum, frame):
+        self.interrupted = True  # no more: fit may be within a step, which ends first
         signal.signal(signal.SIGINT, self.previous)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -376,14 +388,14 @@ class InterruptHandler(keras.callbacks.Callback):
         self.model.stop_training = True
         try:
             print("\nStopping after this step; Ctrl-C again ends at once.", flush=True)
-        except OSError:  # the same Ctrl-C ended `tee`, which read the output
+        except OSError:  # the same Ctrl-C ended `tee`: nobody reads the output any more
             sys.stdout = io.StringIO()
 
     def on_epoch_end(self, epoch, logs=None):
         self.on_train_batch_end(None)  # Ctrl-C may have come while validating
 
     def __exit__(self, *error):
-        if signal.getsignal(signal.SIGINT) == self.note:
+        if signal.getsignal(signal.SIGINT) == self.on_ctrl_c:
             signal.signal(signal.SIGINT, self.previous)
 
 
@@ -458,7 +470,8 @@ def beside_script(path):
 
 def read_arrays(path):
     """Return x_train, y_train, x_test and y_test of an npz file, after a check."""
-    fault, arrays = "not an npz file", []
+    arrays = []
+    fault = "not an npz file"  # here and below: what is wrong if the next step fails
     if path.name == "mnist.npz":
         fault += "; delete it, and the next run downloads it"
     try:
@@ -479,7 +492,7 @@ def read_arrays(path):
 def check_arrays(path, arrays):
     """Exit unless arrays are images and labels.
 
-    Pixels up to 1e19 are welcome: the variance, their mean square, fits into float32.
+    Pixels up to 1e19 are welcome: float32 can hold their squares, and so the variance.
     """
     for part, images, labels in ("train", *arrays[:2]), ("test", *arrays[2:]):
         fault = None
@@ -529,6 +542,6 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt as interrupt:
-        if not interrupt.args:  # else the training was ended early, which is said
+        if not interrupt.args:  # else it came in the training, which main has reported
             print("Interrupted.", file=sys.stderr)
         sys.exit(130)

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,7 +238,7 @@ def test_folder_that_stdout_cannot_spell(tmp_path, monkeypatch):
     folder.mkdir()
     output = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", output)
-    assert train_mnist.save(folder / "a.txt", Path.write_text, "new")
+    assert train_mnist.save(folder / "a.txt", lambda path: path.write_text("new"))
     assert os.listdir(folder) == ["a.txt"]
 
 
