@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from helpers import ROOT, edited, end_process, own_lines, start_script
+from helpers import ROOT, edited, end, result, start_script
 
 import train_mnist
 
@@ -18,8 +18,7 @@ os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 def small():
     """The four arrays of a small data set: 3,000 and 500 of MNIST's images."""
     with np.load(ROOT / "mnist.npz") as data:
-        counts = {"train": 3000, "test": 500}
-        return {name: data[name][: counts[name[2:]]] for name in data.files}
+        return {k: data[k][: 3000 if "train" in k else 500] for k in data.files}
 
 
 @pytest.fixture(scope="session")
@@ -60,25 +59,15 @@ def start():
 
     yield start
     for process in processes:
-        end_process(process)
+        end(process)
 
 
 @pytest.fixture(scope="session")
-def whole_run_started(tmp_path_factory):
-    """A run on the bundled file, by a script with edited constants elsewhere."""
+def whole_run(tmp_path_factory):
+    """The folder and the output of a run on the bundled file, by a copy elsewhere."""
     folder = tmp_path_factory.mktemp("run")
     data = {"DATA_PATH": str(ROOT / "mnist.npz"), "EPOCHS": 2}
-    path = edited(folder, LEARNING_RATE=0.05, DROPOUT=0.25, **data)
-    process = start_script(path, "-W", "always::UserWarning")
-    yield folder, process
-    end_process(process)
-
-
-@pytest.fixture(scope="session")
-def whole_run(whole_run_started):
-    """The folder and the output of the run on the bundled file, when it has ended."""
-    folder, process = whole_run_started
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert own_lines(err) == []
+    process = start_script(edited(folder, LEARNING_RATE=0.05, DROPOUT=0.25, **data))
+    status, out, err = result(process)
+    assert (status, err) == (0, [])
     return folder, out

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FILES = ["mnist_mlp.jsonl", "mnist_mlp.keras", "mnist_mlp.png"]
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 CONSTANTS = {
     "DATA_PATH": "mnist.npz",
-    "DATA_URL": (
-        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-    ),
+    "DATA_URL": URL,
     "DATA_SHA256": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
     "STANDARDIZE": True,
     "SHIFT": 0.0,
@@ -43,15 +44,15 @@ def edited(folder, *edits, **constants):
     An edit is a pair: the text to find, once in the script, and the text to put there.
     """
     script = (ROOT / "train_mnist.py").read_text(encoding="utf-8")
+    lines = script.splitlines(keepends=True)
+    for name, value in constants.items():
+        (line,) = [line for line in lines if line.startswith(f"{name} = ")]
+        edits = *edits, (f"\n{line}", f"\n{name} = {value!r}\n")
     for old, new in edits:
         assert script.count(old) == 1, old
         script = script.replace(old, new)
-    lines = script.splitlines()
-    for name, value in constants.items():
-        (at,) = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
-        lines[at] = f"{name} = {value!r}  # edited"
     path = Path(folder) / "train_mnist.py"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(script, encoding="utf-8")
     return path
 
 
@@ -63,28 +64,33 @@ def load(path):
     return module
 
 
-def start_script(path, *options, environment=(), **kwargs):
+def start_script(path, environment=(), **streams):
     """Start the script as a user does, from another folder than its own."""
-    changes = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", **dict(environment)}
-    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
-    kwargs["env"] = {**os.environ, **changes}
-    command = [sys.executable, *options, str(path)]
-    return subprocess.Popen(command, cwd=Path(path).anchor, text=True, **kwargs)
+    settings = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-W", "always::UserWarning", str(path)],
+        cwd=path.anchor,
+        env={**os.environ, **settings, **dict(environment)},
+        text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
 
 
-def end_process(process):
+def end(process):
     """Have a process end, whatever it does, and close its pipes."""
     process.kill()
-    process.wait()
-    for pipe in filter(None, (process.stdout, process.stderr)):
-        pipe.close()
+    process.communicate()
 
 
-def own_lines(stderr):
-    """The lines of stderr that are not TensorFlow's notes."""
+def result(process):
+    """Wait for a process; return its status, what of stdout is not yet read, and stderr.
+
+    Of stderr, without TensorFlow's notes.
+    """
+    out = "" if not process.stdout or process.stdout.closed else process.stdout.read()
     notes = ("WARNING: All log messages before", "I0000 ", "E0000 ", "W0000 ")
-    lines = [line for line in stderr.splitlines() if not line.startswith(notes)]
-    return [line for line in lines if " tensorflow/c" not in line]
+    lines = [x for x in process.stderr.read().splitlines() if not x.startswith(notes)]
+    return process.wait(60), out, [x for x in lines if " tensorflow/c" not in x]
 
 
 def wait_for_line(process, start):
@@ -93,13 +99,3 @@ def wait_for_line(process, start):
         if line.startswith(start):
             return
     raise AssertionError(f"ended without a line {start!r}: {process.stderr.read()}")
-
-
-def read_rest(process):
-    """Wait for a process to end; return what of stdout is not yet read, and stderr.
-
-    communicate would lose what wait_for_line has read ahead.
-    """
-    out, err = process.stdout.read(), process.stderr.read()
-    process.wait()
-    return out, err

@@ -6,21 +6,17 @@ hand: in an environment with torch, `KERAS_BACKEND=torch python -m pytest` this 
 
 import importlib.util
 import os
-import re
 import signal
 
 import numpy as np
 import pytest
-from helpers import edited, on_posix, own_lines, wait_for_line
-
-SKIPPED = [name for name in ("jax", "torch") if not importlib.util.find_spec(name)]
-FILES = ["mnist_mlp.jsonl", "mnist_mlp.keras", "mnist_mlp.png"]
+from helpers import FILES, edited, on_posix, result, wait_for_line
 
 
 @pytest.fixture(params=["jax", "torch"])
 def started(request, small, tmp_path, start):
     """Starts the script on a backend, with batches and splits that leave a rest."""
-    if request.param in SKIPPED:
+    if not importlib.util.find_spec(request.param):
         pytest.skip(f"{request.param} is not installed")
 
     def started(dtype="uint8", **constants):
@@ -29,8 +25,7 @@ def started(request, small, tmp_path, start):
             arrays[name] = arrays[name].astype(dtype)
         np.savez(tmp_path / "data.npz", **arrays)
         path = edited(tmp_path, DATA_PATH="data.npz", BATCH_SIZE=37, **constants)
-        backend = {"KERAS_BACKEND": request.param}
-        return start(path, "-W", "always::UserWarning", environment=backend)
+        return start(path, {"KERAS_BACKEND": request.param})
 
     return started
 
@@ -44,12 +39,11 @@ def started(request, small, tmp_path, start):
     ],
 )
 def test_a_run(dtype, constants, started, tmp_path):
-    process = started(dtype, **constants)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, own_lines(err)) == (0, [])
-    if dtype == "uint8":
-        assert float(re.search(r"The accuracy of the model is (.*)", out)[1]) > 0.5
+    status, out, err = result(started(dtype, **constants))
+    assert (status, err) == (0, [])
     assert ("val_loss" in out) == (constants.get("VALIDATION_SPLIT") != 0)
+    if dtype == "uint8":
+        assert float(out.partition("accuracy of the model is ")[2].split()[0]) > 0.5
     assert {*FILES} < {*os.listdir(tmp_path)}
 
 
@@ -62,18 +56,15 @@ def test_ctrl_c(reader, started, tmp_path):
     if not reader:
         process.stdout.close()
     process.send_signal(signal.SIGINT)
-    if reader:
-        assert "Interrupted in epoch " in process.stdout.read()
-    err = process.stderr.read()
-    assert (process.wait(60), own_lines(err)) == (130, [])
+    status, out, err = result(process)
+    assert (status, err) == (130, [])
+    assert ("Interrupted in epoch " in out) == reader
     assert {*FILES} < {*os.listdir(tmp_path)}
 
 
 def test_loss_that_is_not_finite(started, tmp_path):
     process = started(EPOCHS=50, ACTIVATION="relu", LEARNING_RATE=1e30)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    (line,) = own_lines(err)
-    assert "LEARNING_RATE = 1e+30" in line
+    status, out, (line,) = result(process)
+    assert (status, "LEARNING_RATE = 1e+30" in line) == (1, True)
     assert "The accuracy" not in out
     assert not {*FILES} & {*os.listdir(tmp_path)}

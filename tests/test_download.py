@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from helpers import edited, on_posix, own_lines
+from helpers import edited, on_posix, result
 
 import train_mnist
 
@@ -129,14 +129,6 @@ def test_nobody_listens_or_the_folder_is_missing(server, fetch, tmp_path):
         fetch(server.url("good"))
 
 
-@pytest.mark.parametrize("sha256", ["", "731c", "g" * 64, None])
-def test_sha256_that_is_none(sha256, server, fetch, constants, tmp_path):
-    constants(DATA_SHA256=sha256)
-    with pytest.raises(SystemExit, match="not downloaded"):
-        fetch(server.url("good"))
-    assert os.listdir(tmp_path) == []
-
-
 def test_two_at_once_and_a_third_killed(
     server, fetch, start, tmp_path, tmp_path_factory
 ):
@@ -165,7 +157,6 @@ def test_interrupt_while_downloading(server, start, tmp_path):
     process = start(edited(tmp_path, DATA_URL=server.url("waiting")))
     assert server.half_sent.acquire(timeout=60)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, own_lines(err)) == (130, ["Interrupted."])
-    assert out == f"Downloading {server.url('waiting')}\n"
+    out = f"Downloading {server.url('waiting')}\n"
+    assert result(process) == (130, out, ["Interrupted."])
     assert os.listdir(tmp_path) == ["train_mnist.py"]

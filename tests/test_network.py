@@ -9,11 +9,9 @@ import types
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT, edited, load
+from helpers import README, edited, load
 
 import train_mnist
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

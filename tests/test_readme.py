@@ -8,12 +8,11 @@ import struct
 
 import numpy as np
 import pytest
-from helpers import CONSTANTS, ROOT, edited
+from helpers import CONSTANTS, README, ROOT, edited
 from PIL import Image
 
 import train_mnist
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "tests" / "RESULTS.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 RECIPES = [block for block in BLOCKS if "import" not in block]
