@@ -20,13 +20,12 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: warnings and errors
-if __name__ == "__main__":
+if __name__ == "__main__" and "ipykernel" not in sys.modules:
     # `import keras` imports matplotlib, which fails if `!python` in a notebook has
     # handed down a backend, such as the notebook's own, that is not installed here.
     os.environ["MPLBACKEND"] = "agg"
@@ -46,13 +45,13 @@ HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
 DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, below 1
 # Training, by stochastic gradient descent, one batch per step
-LEARNING_RATE = 0.01  # step size at the first step, above 0
-DECAY = 1e-6  # the step size at step n is LEARNING_RATE / (1 + DECAY * n); at least 0
+LEARNING_RATE = 0.01  # above 0; a step changes the weights by this times the gradient
+DECAY = 1e-6  # at step n, the learning rate is LEARNING_RATE / (1 + DECAY * n)
 MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
 NESTEROV = True  # take the gradient where momentum alone would lead; True or False
 BATCH_SIZE = 200  # images per step
 EPOCHS = 100  # passes over the training images left by VALIDATION_SPLIT
-SEED = 0  # 0 to 2**32 - 1; the same seed on the same CPU gives the same result
+SEED = 0  # 0 to 2**32 - 1; same seed, CPU and versions: the same result
 # Output
 MODEL_PATH = "mnist_mlp.keras"  # the trained model; None: not saved
 PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: not drawn
@@ -124,15 +123,15 @@ def preprocess(images, labels):
 
 
 def split(x, y):
-    """Return x_train, y_train, x_val, y_val: the end of x, y is held out to validate.
+    """Return x_train, y_train and, from the end of x and y, the validation set's.
 
-    Exits with a message if a part is empty; prints one if a digit is only in x_val.
+    Exits with a message if a set is empty; prints one if a digit is not in x_train.
     """
     count = int(len(x) * (1 - VALIDATION_SPLIT))
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
         found = f"not {count} and {len(x) - count}"
-        sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both parts, {found}")
-    # Digits that occur, but not in the part to train on, as in a file sorted by digit
+        sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both sets, {found}")
+    # Digits that occur, but not in the training set, as in a file sorted by digit
     digits = np.flatnonzero(y.any(axis=0) & ~y[:count].any(axis=0)).tolist()
     if digits:
         print(f"{VALIDATION_SPLIT = } leaves no image of {digits}: shuffle {DATA_PATH}")
@@ -162,7 +161,8 @@ def build_model(x_train, image_shape):
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # float(): with ints, Keras would round DECAY, too, or refuse MOMENTUM.
+    # float(): with ints, Keras would round DECAY, too, or refuse MOMENTUM. A callback
+    # that sets the learning rate, as ReduceLROnPlateau does, needs a plain number here.
     rate = keras.optimizers.schedules.InverseTimeDecay(
         float(LEARNING_RATE), decay_steps=1, decay_rate=float(DECAY)
     )
@@ -175,7 +175,7 @@ def train(model, x_train, y_train, x_val, y_val):
     """Fit the model to images, (N, pixels), and one-hot labels, (N, 10).
 
     Returns the values by epoch, {"loss": [nats, ...], "accuracy": [0 to 1, ...]} and
-    the same of the validation part as "val_...", unless that is empty; the time in
+    the same of the validation set as "val_...", unless that is empty; the time in
     seconds; and whether Ctrl-C ended it early. Exits with a message if the last loss is
     not finite.
     """
@@ -216,9 +216,9 @@ def to_dataset(x, y, shuffle):
     """Return x and y as a tf.data.Dataset of batches, as fit itself makes of arrays.
 
     But fit's own, once there is a seed, has the same order in every epoch; this one is
-    shuffled anew. And fit's own is tuned by a thread of TensorFlow's that sleeps for up
-    to as long as the epoch took, and is woken before the flag that it looks at is set:
-    it sleeps on, and the end of the epoch waits for it. Hence no autotuning here.
+    shuffled anew. And fit's own stalls between epochs, for up to as long as an epoch
+    takes: a thread of TensorFlow's that tunes it is woken before the flag it looks at
+    is set, sleeps on, and whoever frees the data waits for it. Hence no autotuning.
     """
     import tensorflow as tf
 
@@ -273,7 +273,8 @@ def save(path, write):
     path = beside_script(path)
     try:
         write(path)
-    except OSError as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # The disk is full, say, or there is a layer that Keras can't save.
         print(f"{path}: not written ({error!r})", file=sys.stderr)
         return False
     with contextlib.suppress(UnicodeEncodeError):  # stdout may lack the path's letters
@@ -327,9 +328,9 @@ def draw(history, confusions, images, labels, probabilities):
 def draw_losses(axes, history):
     """Draw the loss curves on a log scale; dropout raises the training loss."""
     epochs = range(1, len(history["loss"]) + 1)
-    axes.semilogy(epochs, history["loss"], ".-", label=f"training, {DROPOUT=}")
+    axes.plot(epochs, history["loss"], ".-", label=f"training, {DROPOUT=}")
     if "val_loss" in history:
-        axes.semilogy(epochs, history["val_loss"], ".-", label="validation")
+        axes.plot(epochs, history["val_loss"], ".-", label="validation")
     axes.set(title="Loss curves", xlabel="epoch", ylabel="cross-entropy (nats)")
     axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.set_yscale("log", subs=(2, 3, 5))
@@ -372,10 +373,9 @@ class InterruptHandler(keras.callbacks.Callback):
 
     def __enter__(self):
         self.previous = signal.getsignal(signal.SIGINT)
-        # Only the main thread may set handlers. A job run with & keeps ignoring Ctrl-C.
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and self.previous not in (None, signal.SIG_IGN):
-            signal.signal(signal.SIGINT, self.on_ctrl_c)
+        if self.previous not in (None, signal.SIG_IGN):  # as in a job run with &
+            with contextlib.suppress(ValueError):  # only the main thread may set it
+                signal.signal(signal.SIGINT, self.on_ctrl_c)
         return self
 
     def on_ctrl_c(self, signum, frame):
@@ -457,7 +457,7 @@ def is_output(path, suffix):
     path = beside_script(path)
     if os.path.isdir(path) or path == beside_script(str(DATA_PATH)):
         return False
-    is_short = len(path.name) < 256  # what file systems take
+    is_short = len(os.fsencode(path.name)) < 256  # what file systems take
     return is_short and path.parent.is_dir() and os.access(path.parent, os.W_OK)
 
 
@@ -492,7 +492,7 @@ def read_arrays(path):
 def check_arrays(path, arrays):
     """Exit unless arrays are images and labels.
 
-    Pixels up to 1e19 are welcome: float32 can hold their squares, and so the variance.
+    Pixels beyond 1e19 are refused: float32 can't hold their squares, for the variance.
     """
     for part, images, labels in ("train", *arrays[:2]), ("test", *arrays[2:]):
         fault = None
@@ -531,6 +531,7 @@ def download(path):
 
 def write_atomically(path, write):
     """Have write make a file in a folder beside path, then move the file to path."""
+    path = path.resolve()  # a link stays a link
     with tempfile.TemporaryDirectory(prefix=".mnist-", dir=path.parent) as folder:
         new = Path(folder, path.name)
         write(new)

@@ -38,18 +38,16 @@ BAD = {
     "LOG_PATH": [str(path).format(".jsonl") for path in OUTPUT] + [3, "l.json"],
 }
 GOOD = {
-    "DATA_PATH": ["x", Path("x.npz"), "~/mnist.npz", "~nobody/mnist.npz"],
+    "DATA_PATH": ["x", Path("x.npz"), "~nobody/mnist.npz"],
     "SHIFT": [0, 0.999],
     "VALIDATION_SPLIT": [0, 0.999, np.float64(0.3)],
     "HIDDEN_UNITS": [(), [1], (20_000, 20_000)],
-    "ACTIVATION": ["relu", "gelu"],
     "LEARNING_RATE": [1e-38, 9.9e37, 1, np.float64(0.1)],
     "DECAY": [0, 1, 9.9e37],
-    "MOMENTUM": [0, 0.999],
     "BATCH_SIZE": [1, 2**31 - 1],
     "EPOCHS": [1, 10**30],
     "SEED": [0, 2**32 - 1],
-    "MODEL_PATH": [None, "x.keras", Path("x.keras"), "~nobody.keras"],
+    "MODEL_PATH": [None, Path("x.keras"), "~nobody.keras"],
     "LOG_PATH": [None, "x.jsonl"],
 }
 
@@ -61,8 +59,8 @@ def test_defaults_are_the_documented_ones():
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_refused(name, constants, monkeypatch):
-    """In one line that names the constant and shows its value."""
+def test_check(name, constants, monkeypatch):
+    """A bad value is refused in one line that names the constant and shows it."""
     monkeypatch.setattr(train_mnist, "load_data", None)  # nothing is loaded
     for value in BAD[name]:
         constants(**{name: value})
@@ -70,11 +68,7 @@ def test_refused(name, constants, monkeypatch):
             train_mnist.main()
         assert refusal.value.code.startswith(f"{name} = {value!r}: must be ")
         assert "\n" not in refusal.value.code
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_accepted(name, constants):
-    for value in GOOD[name]:
+    for value in GOOD.get(name, []):
         constants(**{name: value})
         train_mnist.check_constants()
 

@@ -243,9 +243,11 @@ def test_folder_that_stdout_cannot_spell(tmp_path, monkeypatch):
 
 
 def test_files_are_moved_to_their_place_when_whole(tmp_path):
-    """Whoever is killed while writing leaves the earlier file."""
-    path = tmp_path / "a.txt"
+    """Whoever is killed while writing leaves the earlier file. A link stays a link."""
+    path, link = tmp_path / "a.txt", tmp_path / "link.txt"
     path.write_text("earlier")
+    if os.name == "posix":
+        link.symlink_to(path)
 
     def write(new):
         assert new.parent.parent == tmp_path
@@ -253,11 +255,12 @@ def test_files_are_moved_to_their_place_when_whole(tmp_path):
         new.write_text("new")
         assert path.read_text() == "earlier"
 
-    train_mnist.write_atomically(path, write)
+    train_mnist.write_atomically(link if os.name == "posix" else path, write)
     assert path.read_text() == "new"
+    assert link.is_symlink() == (os.name == "posix")
     with pytest.raises(ValueError):
         train_mnist.write_atomically(
             path, lambda new: new.write_text("half") + int("?")
         )
     assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
