@@ -11,18 +11,12 @@ from helpers import CONSTANTS
 
 import train_mnist
 
-LOSSES = {"loss": [0.5, 0.4, 0.3], "accuracy": [0.7, 0.8, 0.9], "val_loss": [6, 4, 5]}
-
-
-def confusion_matrix(labels, predictions):
-    """How often each label was read as each digit, (10, 10)."""
-    return np.histogram2d(labels, predictions, np.arange(11))[0].astype(int)
-
 
 def test_report(capsys):
-    labels = np.array([4] * 20 + [7] * 5 + [1] * 3 + [0] * 6, "uint8")
-    predictions = [9] * 11 + [4] * 9 + [9] * 2 + [7] * 3 + [1] * 3 + [1, 2, 3, 3, 4, 5]
-    train_mnist.report(0.25, 15 / 34, confusion_matrix(labels, predictions))
+    confusions = np.zeros((10, 10), int)
+    confusions[4, [4, 9]], confusions[7, [7, 9]], confusions[1, 1] = (9, 11), (3, 2), 3
+    confusions[0, 1:6] = 1, 1, 2, 1, 1
+    train_mnist.report(0.25, 15 / 34, confusions)
     assert capsys.readouterr().out.splitlines() == [
         "test set",
         "The test loss is 0.250000",
@@ -134,67 +128,46 @@ def test_two_runs_at_once(log):
 
 
 # The picture
-@pytest.fixture
-def drawn():
-    """Draws 20 images, of which some are mistaken: {index: confidence}."""
-    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), "uint8")
-    labels = np.arange(20) % 10
-
-    def drawn(mistakes, losses=LOSSES):
-        probabilities = np.eye(10)[labels] * 0.9
-        for i, confidence in mistakes.items():
-            probabilities[i] = 0
-            probabilities[i, (labels[i] + 1) % 10] = confidence
-        confusions = confusion_matrix(labels, probabilities.argmax(axis=1))
-        figure = train_mnist.draw(losses, confusions, images, labels, probabilities)
-        return figure, *figure.get_axes()
-
-    drawn.images, drawn.labels = images, labels
-    return drawn
-
-
 @pytest.mark.parametrize("names", [("loss", "val_loss"), ("loss",)])
-def test_loss_curves(names, drawn, tmp_path):
-    """By name, whatever else the history has, and without validation, too."""
-    history = {name: LOSSES[name] for name in ("accuracy", *names)}
-    figure, axes, *_ = drawn({}, history)
-    for line, name in zip(axes.get_lines(), names, strict=True):
-        assert line.get_xdata().tolist() == [1, 2, 3]
-        assert line.get_ydata().tolist() == LOSSES[name]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["training, DROPOUT=0.5", "validation"][: len(names)]
-    assert axes.get_yscale() == "log"
-    figure.savefig(tmp_path / "plot.png")
-
-
-def test_confusion_matrix(drawn):
-    """Rows are the true digits; the colours leave out the diagonal."""
-    _, _, axes, *_ = drawn({0: 0.8, 7: 0.6, 17: 0.6})
-    expected = 2 * np.eye(10, dtype=int)
-    expected[0, :2], expected[7, 7:9] = (1, 1), (0, 2)
-    shown = np.zeros((10, 10), int)
-    for text in axes.texts:
-        column, row = text.get_position()
-        shown[row, column] = int(text.get_text() or 0)
-    assert (shown == expected).all()
-    (image,) = axes.get_images()
-    assert (image.get_array() == expected * (1 - np.eye(10))).all()
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted digit", "true digit")
-
-
-@pytest.mark.parametrize("mistakes", [(), (3, 5, 2), tuple(range(15))])
-def test_most_confident_mistakes(mistakes, drawn):
-    """The most confident ones first, as many as there are places."""
-    _, _, _, *places = drawn({i: 0.5 + (i * 7 % 20) / 50 for i in mistakes})
-    order = sorted(mistakes, key=lambda i: -(i * 7 % 20))
-    assert len(places) == 12
+@pytest.mark.parametrize("mistakes", [(), (3, 5, 13), tuple(range(15))])
+def test_picture(names, mistakes, tmp_path):
+    """The losses by name; the counts, without colour where right; the mistakes, sorted."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), "uint8")
+    labels, predictions = np.arange(20) % 10, np.arange(20) % 10
+    predictions[[*mistakes]] += 1
+    predictions %= 10
+    probabilities = np.eye(10)[predictions] * (
+        0.5 + np.arange(20)[:, None] * 7 % 20 / 50
+    )
+    confusions = np.histogram2d(labels, predictions, np.arange(11))[0].astype(int)
+    history = {"accuracy": [0.7, 0.8], "loss": [5, 4], "val_loss": [6, 4.5]}
+    history = {name: history[name] for name in ("accuracy", *names)}
+    figure = train_mnist.draw(history, confusions, images, labels, probabilities)
+    losses, matrix, *places = figure.get_axes()
+    for line, name in zip(losses.get_lines(), names, strict=True):
+        assert line.get_xydata().tolist() == [
+            [1, history[name][0]],
+            [2, history[name][1]],
+        ]
+    texts = [text.get_text() for text in losses.get_legend().get_texts()]
+    assert texts == ["training, DROPOUT=0.5", "validation"][: len(names)]
+    shown = {(*text.get_position()[::-1],): text.get_text() for text in matrix.texts}
+    assert shown == {at: str(count or "") for at, count in np.ndenumerate(confusions)}
+    (image,) = matrix.get_images()
+    assert (image.get_array() == confusions * (1 - np.eye(10))).all()
+    assert (matrix.get_xlabel(), matrix.get_ylabel()) == (
+        "predicted digit",
+        "true digit",
+    )
+    order = sorted(mistakes, key=lambda i: -probabilities[i].max())
+    assert [bool(axes.get_images()) for axes in places] == [
+        i < len(order) for i in range(12)
+    ]
     for axes, i in zip(places, order, strict=False):
-        (image,) = axes.get_images()
-        assert (image.get_array() == drawn.images[i]).all()
-        label = drawn.labels[i]
-        confidence = f"{0.5 + (i * 7 % 20) / 50:.1%} confident"
-        assert axes.get_title() == f"{label} read as {(label + 1) % 10}\n{confidence}"
-    assert not any(axes.get_images() for axes in places[len(mistakes) :])
+        assert (axes.get_images()[0].get_array() == images[i]).all()
+        confidence = f"{probabilities[i].max():.1%} confident"
+        assert axes.get_title() == f"{labels[i]} read as {predictions[i]}\n{confidence}"
+    figure.savefig(tmp_path / "plot.png")
 
 
 def test_without_matplotlib(quick, tmp_path, monkeypatch, capsys):
