@@ -179,9 +179,7 @@ def train(model, x_train, y_train, x_val, y_val):
     seconds; and whether Ctrl-C ended it early. Exits with a message if the last loss is
     not finite.
     """
-    backend = (
-        keras.backend.backend()
-    )  # TensorFlow, unless one has chosen JAX or PyTorch
+    backend = keras.backend.backend()  # "tensorflow", if no other has been chosen
     if backend == "tensorflow":
         data = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
         validation_data = to_dataset(x_val, y_val, shuffle=False)

@@ -40,16 +40,15 @@ def run(code):
 
 
 def mask(digit=3, size=200, page=(400, 300), at=(220, 140)):
-    """A light digit on black."""
+    """A light digit on black; no digit, a blank page."""
     ink = Image.new("L", page)
     font = ImageFont.truetype(str(FONT), size)
     ImageDraw.Draw(ink).text(at, str(digit), 255, font, anchor="mm")
     return ink
 
 
-def transparent(mode, grey, opacity):
-    greys = [Image.new("L", opacity.size, grey)] * (len(mode) - 1)
-    return Image.merge(mode, (*greys, opacity))
+def transparent(mode, grey, ink):
+    return Image.merge(mode, [*[Image.new("L", ink.size, grey)] * (len(mode) - 1), ink])
 
 
 def photo(ink, light=200, shadow=200, noise=5.0):
@@ -79,35 +78,50 @@ def pen(page):
     return sheet
 
 
-PICTURES = {
-    "RGBA black": lambda: transparent("RGBA", 0, mask()),
-    "RGBA white": lambda: transparent("RGBA", 255, mask()),
-    "LA black": lambda: transparent("LA", 0, mask()),
-    "palette": lambda: palette(mask()),
-    "chalkboard": lambda: ImageOps.invert(photo(mask())),
-    "28 x 28": lambda: mask(3, 26, (28, 28), (14, 14)),
-    "16 bits": lambda: in_16_bits(photo(mask())),
-    "1 bit": lambda: ImageOps.invert(mask()).convert("1"),
-    "RGB": lambda: ImageOps.invert(mask()).convert("RGB"),
-    "shadow": lambda: photo(mask(), 220, 130),
-    "corner": lambda: photo(mask(3, 100, (640, 480), (70, 400))),
-    "cropped": lambda: ImageOps.invert(mask().crop(mask().getbbox())),
-    "pen": lambda: pen((2480, 3508)),
-    "phone": lambda: photo(mask(3, 1500, (3000, 4000), (1300, 2200)), 220, 130),
-    "turned": lambda: photo(mask()).transpose(Image.ROTATE_90),
+INK, BLANK = mask(), mask("")
+THREES = {
+    "RGBA black": transparent("RGBA", 0, INK),
+    "RGBA white": transparent("RGBA", 255, INK),
+    "LA black": transparent("LA", 0, INK),
+    "palette": palette(INK),
+    "chalkboard": ImageOps.invert(photo(INK)),
+    "28 x 28": mask(3, 26, (28, 28), (14, 14)),
+    "16 bits": in_16_bits(photo(INK)),
+    "1 bit": ImageOps.invert(INK).convert("1"),
+    "RGB": ImageOps.invert(INK).convert("RGB"),
+    "shadow": photo(INK, 220, 130),
+    "corner": photo(mask(3, 100, (640, 480), (70, 400))),
+    "cropped": ImageOps.invert(INK.crop(INK.getbbox())),
+    "pen": pen((2480, 3508)),
+    "phone": photo(mask(3, 1500, (3000, 4000), (1300, 2200)), 220, 130),
+    "turned": photo(INK).transpose(Image.ROTATE_90),
+}
+BLANKS = {
+    "white": Image.new("RGB", BLANK.size, "white"),
+    "black": BLANK,
+    "grey": Image.new("L", BLANK.size, 128),
+    "noise": photo(BLANK, noise=3),
+    "RGBA": transparent("RGBA", 0, BLANK),
+    "LA": transparent("LA", 200, BLANK),
+    "16 bits": in_16_bits(Image.new("L", BLANK.size, 200)),
 }
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+def classify(picture, capsys, exif=None):
+    """Run the code on a picture; return the digits and the probabilities it prints."""
+    picture.save("digit.png", exif=exif or Image.Exif())
+    run(DIGIT)
+    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    return [int(digit) for digit, _ in lines], [float(p.rstrip("%")) for _, p in lines]
+
+
+@pytest.mark.parametrize("kind", THREES)
 def test_picture(kind, capsys):
     """The three likeliest digits, of which the first is right."""
     exif = Image.Exif()
     exif[0x112] = 6 if kind == "turned" else 1  # by 90 degrees
-    PICTURES[kind]().save("digit.png", exif=exif)
-    run(DIGIT)
-    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
-    probabilities = [float(probability.rstrip("%")) for _, probability in lines]
-    assert [len(lines), lines[0][0]] == [3, "3"]
+    digits, probabilities = classify(THREES[kind], capsys, exif)
+    assert (len(digits), digits[0]) == (3, 3)
     assert probabilities == sorted(probabilities, reverse=True)
     assert 50 < sum(probabilities) <= 100.2
 
@@ -117,26 +131,15 @@ def test_digits_on_photos(capsys):
     right = 0
     for digit in range(10):
         at = 100 + 30 * digit, 100 + 10 * digit
-        photo(mask(digit, 60 + 20 * (digit % 4), at=at), 220, 130).save("digit.png")
-        run(DIGIT)
-        right += capsys.readouterr().out.startswith(f"{digit}: ")
+        page = photo(mask(digit, 60 + 20 * (digit % 4), at=at), 220, 130)
+        right += classify(page, capsys)[0][0] == digit
     assert right >= 8
 
 
-@pytest.mark.parametrize("kind", ["L", "RGB", "RGBA", "LA", "I;16", "noise"])
-@pytest.mark.parametrize("grey", [0, 200, 255])
-def test_blank_page(kind, grey):
-    page = Image.new("L", (300, 200), grey)
-    empty = Image.new("L", page.size)
-    if kind == "noise":
-        page = photo(empty, grey, grey, 3)
-    elif kind == "I;16":
-        page = in_16_bits(page)
-    else:
-        page = transparent(kind, grey, empty) if kind[-1] == "A" else page.convert(kind)
-    page.save("digit.png")
+@pytest.mark.parametrize("kind", BLANKS)
+def test_blank_page(kind, capsys):
     with pytest.raises(SystemExit, match="no digit found"):
-        run(DIGIT)
+        classify(BLANKS[kind], capsys)
 
 
 @pytest.fixture

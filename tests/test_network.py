@@ -131,15 +131,21 @@ def test_shift_moves_the_training_images_only(constants):
     assert len(set(row.round(3))) > 150
 
 
-def test_trained_with_shift(quick, small, tmp_path):
-    """On images of 14 x 10: the saved model takes raw pixels, and says the same twice."""
-    arrays = {k: v[:, ::2, ::3] if k[0] == "x" else v for k, v in small.items()}
-    np.savez(tmp_path / "other.npz", **arrays)
-    quick(DATA_PATH=tmp_path / "other.npz", MODEL_PATH=tmp_path / "model.keras")
-    quick(SHIFT=0.1, EPOCHS=3, LEARNING_RATE=0.05)
+@pytest.mark.parametrize("dtype", ["uint8", ">i2", "float64"])
+def test_trained_with_shift_on_other_images(dtype, quick, small, tmp_path, capsys):
+    """Of 14 x 10: the saved model takes raw pixels, and says the same twice."""
+    arrays = {
+        k: v[:, ::2, ::3].astype(dtype) if k[0] == "x" else v % 4
+        for k, v in small.items()
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    quick(DATA_PATH=tmp_path / "a.npz", MODEL_PATH=tmp_path / "a.keras")
+    quick(SHIFT=0.1, EPOCHS=2, LEARNING_RATE=0.05, PLOT_PATH=tmp_path / "a.png")
     _, accuracy = train_mnist.main()
-    model = keras.models.load_model(tmp_path / "model.keras")
-    x = arrays["x_test"].reshape(500, -1)
+    kind = "uint8" if dtype == "uint8" else "float32"
+    assert f"training images (3000, 14, 10) {kind}, l" in capsys.readouterr().out
+    model = keras.models.load_model(tmp_path / "a.keras")
+    x = arrays["x_test"].reshape(500, -1).astype(kind)
     probabilities = model.predict(x, verbose=0)
     assert (probabilities == model.predict(x, verbose=0)).all()
     right = (probabilities.argmax(axis=1) == arrays["y_test"]).mean()

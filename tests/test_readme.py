@@ -28,21 +28,22 @@ def test_length():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe(recipe, constants):
     """A block of constants to paste, which the script's own check accepts."""
-    for line in recipe.strip().splitlines():
-        name, value = line.split(" = ")
-        assert name in CONSTANTS
-        constants(**{name: ast.literal_eval(value)})
+    constants(**dict(assignments(r"^([A-Z_]+) = (.*)$", recipe)))
     train_mnist.check_constants()
+
+
+def assignments(pattern, text):
+    """The constants that a text sets, and their values."""
+    found = re.findall(pattern, text, re.MULTILINE)
+    assert {name for name, _ in found} <= CONSTANTS.keys()
+    return [(name, ast.literal_eval(value)) for name, value in found]
 
 
 def test_every_assignment_in_the_text_is_accepted(constants):
     """As `DROPOUT = 0` is, in a sentence or a table."""
     assert len(RECIPES) == 4
-    found = re.findall(r"`([A-Z][A-Z_0-9]+) = ([^`]+)`", README + RESULTS)
-    assert len(found) > 3
-    for name, value in found:
-        assert name in CONSTANTS
-        constants(**{name: ast.literal_eval(value)})
+    for name, value in assignments(r"`([A-Z][A-Z_0-9]+) = ([^`]+)`", README + RESULTS):
+        constants(**{name: value})
         train_mnist.check_constants()
 
 
