@@ -26,20 +26,20 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: warnings and errors
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    # `import keras` imports matplotlib, which fails if `!python` in a notebook has
-    # handed down a backend, such as the notebook's own, that is not installed here.
+    # `import keras` imports matplotlib, which fails if a notebook's `!python` has set
+    # MPLBACKEND to a way of drawing not installed here; agg, which draws files, is.
     os.environ["MPLBACKEND"] = "agg"
 import keras
 import numpy as np
 
 # Data; relative paths, here and below, start at this script's folder
 DATA_PATH = "mnist.npz"  # the data set
-# Only if a file called mnist.npz is missing, it is downloaded; this is its SHA-256.
+# Only a missing mnist.npz is downloaded from DATA_URL; it must have this SHA-256.
 DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
 SHIFT = 0.0  # move each training image by up to this fraction of its height and width
-VALIDATION_SPLIT = 0.3  # fraction, from the end, not trained on: to choose constants by
+VALIDATION_SPLIT = 0.3  # last fraction of the training set, to choose constants by
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
@@ -48,7 +48,7 @@ DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, bel
 LEARNING_RATE = 0.01  # above 0; a step changes the weights by this times the gradient
 DECAY = 1e-6  # at step n, the learning rate is LEARNING_RATE / (1 + DECAY * n)
 MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
-NESTEROV = True  # take the gradient where momentum alone would lead; True or False
+NESTEROV = True  # take the gradient after the momentum part of a step; True or False
 BATCH_SIZE = 200  # images per step
 EPOCHS = 100  # passes over the training images left by VALIDATION_SPLIT
 SEED = 0  # 0 to 2**32 - 1; same seed, CPU and versions: the same result
@@ -63,7 +63,7 @@ def main():
 
     Returns the test loss (nats) and the test accuracy (0 to 1). Exits with a message
     that says what is wrong with a constant or a file, or that the loss is not finite.
-    Raises KeyboardInterrupt at its end, all done, if Ctrl-C ended the training early.
+    If Ctrl-C ended the training early, raises KeyboardInterrupt after all of this.
     """
     check_constants()
     keras.utils.set_random_seed(SEED)
@@ -79,7 +79,7 @@ def main():
     x_test, y_test = preprocess(test_images, test_labels)
     loss, accuracy, probabilities = evaluate(model, x_test, y_test)
     confusions = np.zeros((10, 10), int)  # rows: the true digit, columns: the predicted
-    np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)  # count them
+    np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)
     report(loss, accuracy, confusions)
     run = {name: values[-1] for name, values in history.items()}
     run |= {"test_loss": loss, "test_accuracy": accuracy}
@@ -90,9 +90,9 @@ def main():
         if figure is not None:
             write = figure.savefig
             saved.append(save(PLOT_PATH, lambda path: write_atomically(path, write)))
-    if interrupted:  # end a loop that calls main, too
+    if interrupted:  # so that a loop around main() ends, too
         raise KeyboardInterrupt("the training was ended early")
-    if __name__ == "__main__" and not all(saved):  # imported, main returns its results
+    if __name__ == "__main__" and not all(saved):  # tell the shell
         sys.exit(1)
     return loss, accuracy
 
@@ -146,7 +146,7 @@ def build_model(x_train, image_shape):
     """
     model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
     if STANDARDIZE:
-        # One mean and variance for all pixels, of a sample: all need 0.3 GB of memory.
+        # One mean and variance for all pixels; from all images, it would take 0.3 GB.
         normalization = keras.layers.Normalization(axis=None)
         normalization.adapt(x_train[:10_000])
         model.add(normalization)
@@ -161,8 +161,8 @@ def build_model(x_train, image_shape):
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # float(): with ints, Keras would round DECAY, too, or refuse MOMENTUM. A callback
-    # that sets the learning rate, as ReduceLROnPlateau does, needs a plain number here.
+    # float(): with an int rate Keras would round DECAY; it refuses an int MOMENTUM.
+    # For ReduceLROnPlateau, which sets the rate, put a number instead of the schedule.
     rate = keras.optimizers.schedules.InverseTimeDecay(
         float(LEARNING_RATE), decay_steps=1, decay_rate=float(DECAY)
     )
@@ -180,15 +180,15 @@ def train(model, x_train, y_train, x_val, y_val):
     not finite.
     """
     backend = keras.backend.backend()  # "tensorflow", if no other has been chosen
-    if backend == "tensorflow":
+    if backend == "tensorflow":  # the dataset shuffles, so fit need not
         data = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
         validation_data = to_dataset(x_val, y_val, shuffle=False)
     else:
         data = {"x": x_train, "y": y_train, "batch_size": BATCH_SIZE}
         validation_data = x_val, y_val
     if backend != "torch":  # PyTorch can take only one step at a time
-        # Keras's code between steps takes a fifth of the time: run it every ten steps.
-        # Not set in compile(): it would be saved, and PyTorch could not run the model.
+        # Ten steps run as one: Keras's code between steps takes a fifth of the time.
+        # Not in compile(): the model file would hold it, and not run with PyTorch.
         model.steps_per_execution = 10
     start = time.perf_counter()
     with InterruptHandler() as handler:
@@ -213,17 +213,17 @@ def train(model, x_train, y_train, x_val, y_val):
 def to_dataset(x, y, shuffle):
     """Return x and y as a tf.data.Dataset of batches, as fit itself makes of arrays.
 
-    But fit's own, once there is a seed, has the same order in every epoch; this one is
-    shuffled anew. And fit's own stalls between epochs, for up to as long as an epoch
-    takes: a thread of TensorFlow's that tunes it is woken before the flag it looks at
-    is set, sleeps on, and whoever frees the data waits for it. Hence no autotuning.
+    But fit's, once a seed is set, has the same order in every epoch; this one is
+    shuffled anew. And fit's stalls after epochs, for up to as long as an epoch takes:
+    TensorFlow's autotuning thread is woken before the flag that tells it to stop is
+    set, sleeps on, and is waited for. Hence no autotuning here.
     """
     import tensorflow as tf
 
     x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     indices = tf.range(len(x))
-    data = tf.data.Dataset.from_tensors(indices)  # a single element: all indices
-    if shuffle:  # from a new pair of random seeds in each epoch
+    data = tf.data.Dataset.from_tensors(indices)  # one element; rebatch cuts it up
+    if shuffle:  # in an order drawn from a new seed, a pair of numbers, in each epoch
         seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).batch(2).take(1)
         reorder = tf.random.experimental.stateless_shuffle
         data = seeds.map(lambda seed: reorder(indices, seed))
@@ -292,14 +292,14 @@ def append_run(path, run):
         file.write(f"{newline}{line}\n")
     # Nothing is said if there is no line before, or one that no run like this wrote.
     with contextlib.suppress(LookupError, TypeError, ValueError):
-        old, run = json.loads(before.splitlines()[-1]), json.loads(line)
+        old, new = json.loads(before.splitlines()[-1]), json.loads(line)
         changes = [f"Since the run of {old['time'][:16]}:"]
         for name in constants:
-            if old[name] != run[name]:
-                changes.append(f"  {name} {old[name]} -> {run[name]}")
-        names = [n for n in ("val_loss", "val_accuracy") if n in old and n in run]
+            if old[name] != new[name]:
+                changes.append(f"  {name} {old[name]} -> {new[name]}")
+        names = [n for n in ("val_loss", "val_accuracy") if n in old and n in new]
         names.append("test_accuracy")
-        results = [f"{name} {old[name]:.4f} -> {run[name]:.4f}" for name in names]
+        results = [f"{name} {old[name]:.4f} -> {new[name]:.4f}" for name in names]
         changes.append("  " + ", ".join(results).replace("test_", "test "))
         print("\n".join(changes))
 
@@ -360,24 +360,24 @@ def draw_mistakes(grid, images, labels, probabilities):
         axes.set_title(title, fontsize=8)
 
 
-# Ctrl-C, and the checks of constants and files
+# Ctrl-C, the checks of constants and files, the download
 class InterruptHandler(keras.callbacks.Callback):
     """Around fit, makes the first Ctrl-C end it early; a second one acts as usual.
 
-    Python calls on_ctrl_c, anywhere within fit; Keras the others, after ten steps.
+    Ctrl-C calls on_ctrl_c at any moment within fit; on_train_batch_end then stops it.
     """
 
     interrupted = False
 
     def __enter__(self):
         self.previous = signal.getsignal(signal.SIGINT)
-        if self.previous not in (None, signal.SIG_IGN):  # as in a job run with &
+        if self.previous not in (None, signal.SIG_IGN):  # SIG_IGN: a job run with &
             with contextlib.suppress(ValueError):  # only the main thread may set it
                 signal.signal(signal.SIGINT, self.on_ctrl_c)
         return self
 
     def on_ctrl_c(self, signum, frame):
-        self.interrupted = True  # no more: fit may be within a step, which ends first
+        self.interrupted = True  # only noted: the step that fit is in must end first
         signal.signal(signal.SIGINT, self.previous)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -528,8 +528,8 @@ def download(path):
 
 
 def write_atomically(path, write):
-    """Have write make a file in a folder beside path, then move the file to path."""
-    path = path.resolve()  # a link stays a link
+    """Have write make a temporary file, then move it to path: never half a file."""
+    path = path.resolve()  # replace what a link leads to, not the link
     with tempfile.TemporaryDirectory(prefix=".mnist-", dir=path.parent) as folder:
         new = Path(folder, path.name)
         write(new)
