@@ -452,8 +452,10 @@ def is_output(path, suffix):
         return True
     if not isinstance(path, (str, Path)) or Path(path).suffix != suffix:
         return False
-    path = beside_script(path)
-    if os.path.isdir(path) or path == beside_script(str(DATA_PATH)):
+    path = beside_script(path).resolve()  # what a link leads to
+    if os.path.isdir(path) or path == beside_script(str(DATA_PATH)).resolve():
+        return False
+    if os.path.exists(path) and not os.access(path, os.W_OK):  # write-protected
         return False
     is_short = len(os.fsencode(path.name)) < 256  # what file systems take
     return is_short and path.parent.is_dir() and os.access(path.parent, os.W_OK)
@@ -529,11 +531,11 @@ def download(path):
 
 def write_atomically(path, write):
     """Have write make a temporary file, then move it to path: never half a file."""
-    path = path.resolve()  # replace what a link leads to, not the link
-    with tempfile.TemporaryDirectory(prefix=".mnist-", dir=path.parent) as folder:
+    target = path.resolve()  # replace what a link leads to, not the link
+    with tempfile.TemporaryDirectory(prefix=".mnist-", dir=target.parent) as folder:
         new = Path(folder, path.name)
         write(new)
-        os.replace(new, path)
+        os.replace(new, target)
 
 
 if __name__ == "__main__":

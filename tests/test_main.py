@@ -87,8 +87,8 @@ def test_mistake_after_the_training(quick, monkeypatch, tmp_path):
 
 
 LOST = (
-    "os.replace(new, path)",
-    "os.replace(new, path if path.suffix != '.png' else '/')",
+    "os.replace(new, target)",
+    "os.replace(new, target if path.suffix != '.png' else '/')",
 )
 
 
