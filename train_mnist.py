@@ -14,7 +14,6 @@ GPU, with Python 3.11.7, keras 3.15.1, tensorflow 2.21.0 and numpy 2.4.6.
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import signal
@@ -387,7 +386,7 @@ class InterruptHandler(keras.callbacks.Callback):
         try:
             print("\nStopping after this step; Ctrl-C again ends at once.", flush=True)
         except OSError:  # the same Ctrl-C ended `tee`: nobody reads the output any more
-            sys.stdout = io.StringIO()
+            discard_output()
 
     def on_epoch_end(self, epoch, logs=None):
         self.on_train_batch_end(None)  # Ctrl-C may have come while validating
@@ -397,11 +396,17 @@ class InterruptHandler(keras.callbacks.Callback):
             signal.signal(signal.SIGINT, self.previous)
 
 
+def discard_output():
+    """Have what is printed from now on go nowhere."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open
+
+
 def check_constants():
     """Exit, with a line that says what is allowed, if a constant cannot work."""
     npz = "the path of an npz file"
     switch = "True or False"
     fraction = "an int or float, at least 0, below 1"
+    activation = 'a name in keras.activations, such as "tanh"'
     rate = "an int or float above 0, below 1e38"
     decay = "an int or float, at least 0, below 1e38"
     batch = "a positive int below 2**31"
@@ -413,7 +418,7 @@ def check_constants():
         (f"{SHIFT = }", is_number(SHIFT, 0, 1), fraction),
         (f"{VALIDATION_SPLIT = }", is_number(VALIDATION_SPLIT, 0, 1), fraction),
         (f"{HIDDEN_UNITS = }", are_widths(HIDDEN_UNITS), "a tuple of ints, 1 to 20000"),
-        (f"{ACTIVATION = }", is_activation(ACTIVATION), 'a name, such as "tanh"'),
+        (f"{ACTIVATION = }", ACTIVATION in dir(keras.activations), activation),
         (f"{DROPOUT = }", is_number(DROPOUT, 0, 1), fraction),
         (f"{LEARNING_RATE = }", is_number(LEARNING_RATE, 1e-38, 1e38), rate),
         (f"{DECAY = }", is_number(DECAY, 0, 1e38), decay),
@@ -440,10 +445,6 @@ def are_widths(units):
     if not isinstance(units, (tuple, list)):
         return False
     return all(is_number(width, 1, 20_001, int) for width in units)
-
-
-def is_activation(name):
-    return isinstance(name, str) and hasattr(keras.activations, name)
 
 
 def is_output(path, suffix):
@@ -539,7 +540,8 @@ def write_atomically(path, write):
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stdout or io.StringIO()  # None if the shell closed it
+    if sys.stdout is None:  # the shell has closed it
+        discard_output()
     try:
         main()
     except KeyboardInterrupt as interrupt:

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from helpers import ROOT, edited, end, result, start_script
+from helpers import ROOT, edited, result, start_script
 
 import train_mnist
 
@@ -59,7 +59,8 @@ def start():
 
     yield start
     for process in processes:
-        end(process)
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -8,31 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import train_mnist
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = ["mnist_mlp.jsonl", "mnist_mlp.keras", "mnist_mlp.png"]
-URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-CONSTANTS = {
-    "DATA_PATH": "mnist.npz",
-    "DATA_URL": URL,
-    "DATA_SHA256": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
-    "STANDARDIZE": True,
-    "SHIFT": 0.0,
-    "VALIDATION_SPLIT": 0.3,
-    "HIDDEN_UNITS": (500, 500),
-    "ACTIVATION": "tanh",
-    "DROPOUT": 0.5,
-    "LEARNING_RATE": 0.01,
-    "DECAY": 1e-6,
-    "MOMENTUM": 0.9,
-    "NESTEROV": True,
-    "BATCH_SIZE": 200,
-    "EPOCHS": 100,
-    "SEED": 0,
-    "MODEL_PATH": "mnist_mlp.keras",
-    "PLOT_PATH": "mnist_mlp.png",
-    "LOG_PATH": "mnist_mlp.jsonl",
-}
+CONSTANTS = {name: x for name, x in vars(train_mnist).items() if name.isupper()}
 on_posix = pytest.mark.skipif(
     os.name != "posix", reason="Windows can't send Ctrl-C to one process alone"
 )
@@ -74,12 +55,6 @@ def start_script(path, environment=(), **streams):
         text=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
     )
-
-
-def end(process):
-    """Have a process end, whatever it does, and close its pipes."""
-    process.kill()
-    process.communicate()
 
 
 def result(process):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 from pathlib import Path
 
 import keras
@@ -13,79 +12,86 @@ from helpers import CONSTANTS, ROOT
 import train_mnist
 
 NAN, INF = float("nan"), float("inf")
-FRACTION = [-0.1, 1, NAN, "0.5", None, True, np.float16(0.3), []]
-COUNT = [0, -5, 2.5, "200", True, None, NAN, INF]
-OUTPUT = [3, True, "", "model", "no/such/folder/x{}", "train_mnist.py/x{}"]
-OUTPUT += ["a" * 300 + "{}"]
-BAD = {
-    "DATA_PATH": [None, 3],
-    "DATA_URL": ["", None, 3],
-    "STANDARDIZE": ["yes", 1, None],
-    "SHIFT": FRACTION,
-    "VALIDATION_SPLIT": FRACTION,
-    "HIDDEN_UNITS": [500, "5", None, {5}, (500, 0), (2.5,), (True,), (20_001,)],
-    "ACTIVATION": ["tahn", "", None, 3, "Dense", [], keras.activations.tanh],
-    "DROPOUT": FRACTION,
-    "LEARNING_RATE": [0, -0.01, 9e-39, 1e38, NAN, INF, "0.01", None, True],
-    "DECAY": [-1e-6, 1e38, NAN, "0", None, False],
-    "MOMENTUM": FRACTION,
-    "NESTEROV": ["no", None, 0],
-    "BATCH_SIZE": [*COUNT, 2**31],
-    "EPOCHS": COUNT,
-    "SEED": [-1, 2**32, 1.5, "0", None, True],
-    "MODEL_PATH": [str(path).format(".keras") for path in OUTPUT] + [3, "m.h5"],
-    "PLOT_PATH": [str(path).format(".png") for path in OUTPUT] + [3, "p.jpg"],
-    "LOG_PATH": [str(path).format(".jsonl") for path in OUTPUT] + [3, "l.json"],
-}
-GOOD = {
-    "DATA_PATH": ["x", Path("x.npz"), "~nobody/mnist.npz"],
-    "SHIFT": [0, 0.999],
-    "VALIDATION_SPLIT": [0, 0.999, np.float64(0.3)],
-    "HIDDEN_UNITS": [(), [1], (20_000, 20_000)],
-    "LEARNING_RATE": [1e-38, 9.9e37, 1, np.float64(0.1)],
-    "DECAY": [0, 1, 9.9e37],
-    "BATCH_SIZE": [1, 2**31 - 1],
-    "EPOCHS": [1, 10**30],
-    "SEED": [0, 2**32 - 1],
-    "MODEL_PATH": [None, Path("x.keras"), "~nobody.keras"],
-    "LOG_PATH": [None, "x.jsonl"],
+FRACTION = [-0.1, 1, NAN, "0.5", None, True, np.float16(0.3), []], [0, 0.999]
+SWITCH = ["yes", 1, None], [True, False]
+COUNT = [0, -5, 2.5, "200", True, None, NAN, INF, 2**31]
+WIDTHS = [500, "5", None, {5}, (500, 0), (2.5,), (True,), (20_001,)]
+RATES = [0, -0.01, 9e-39, 1e38, NAN, INF, "0.01", None, True]
+FILE = [
+    3,
+    True,
+    "model",
+    "a.h5",
+    "no/folder/x{}",
+    "train_mnist.py/x{}",
+    "a" * 300 + "{}",
+]
+URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+
+
+def output(suffix):
+    bad = [name.format(suffix) if isinstance(name, str) else name for name in FILE]
+    return f"mnist_mlp{suffix}", bad, [None, Path(f"x{suffix}"), f"~nobody{suffix}"]
+
+
+RULES = {  # the constant: its default, bad values, and good ones
+    "DATA_PATH": ("mnist.npz", [None, 3], ["x", Path("x.npz"), "~nobody/mnist.npz"]),
+    "DATA_URL": (URL, ["", None, 3], ["x"]),
+    "DATA_SHA256": (SHA256, [], []),  # if it is wrong, the download says so
+    "STANDARDIZE": (True, *SWITCH),
+    "SHIFT": (0.0, *FRACTION),
+    "VALIDATION_SPLIT": (0.3, *FRACTION),
+    "HIDDEN_UNITS": ((500, 500), WIDTHS, [(), [1], (20_000, 20_000)]),
+    "ACTIVATION": ("tanh", ["tahn", "", None, 3, "Dense", [], len], ["relu"]),
+    "DROPOUT": (0.5, *FRACTION),
+    "LEARNING_RATE": (0.01, RATES, [1e-38, 9.9e37, 1, np.float64(0.1)]),
+    "DECAY": (1e-6, [-1e-6, 1e38, NAN, "0", None, False], [0, 1, 9.9e37]),
+    "MOMENTUM": (0.9, *FRACTION),
+    "NESTEROV": (True, *SWITCH),
+    "BATCH_SIZE": (200, COUNT, [1, 2**31 - 1]),
+    "EPOCHS": (100, COUNT[:-1], [1, 10**30]),
+    "SEED": (0, [-1, 2**32, 1.5, "0", None, True], [0, 2**32 - 1]),
+    "MODEL_PATH": output(".keras"),
+    "PLOT_PATH": output(".png"),
+    "LOG_PATH": output(".jsonl"),
 }
 
 
 def test_defaults_are_the_documented_ones():
-    fresh = runpy.run_path(str(ROOT / "train_mnist.py"))
-    assert {k: v for k, v in fresh.items() if k.isupper()} == CONSTANTS
-    assert BAD.keys() | {"DATA_SHA256"} == CONSTANTS.keys()  # each is checked
+    assert {name: default for name, (default, *_) in RULES.items()} == CONSTANTS
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", RULES)
 def test_check(name, constants, monkeypatch):
     """A bad value is refused in one line that names the constant and shows it."""
     monkeypatch.setattr(train_mnist, "load_data", None)  # nothing is loaded
-    for value in BAD[name]:
+    _, bad, good = RULES[name]
+    for value in bad:
         constants(**{name: value})
         with pytest.raises(SystemExit) as refusal:
             train_mnist.main()
         assert refusal.value.code.startswith(f"{name} = {value!r}: must be ")
         assert "\n" not in refusal.value.code
-    for value in GOOD.get(name, []):
+    for value in good:
         constants(**{name: value})
         train_mnist.check_constants()
 
 
-def test_output_is_not_a_folder_the_data_or_out_of_reach(
-    tmp_path, constants, monkeypatch
-):
-    """For root, every folder can be written; hence the stand-in."""
+@pytest.mark.parametrize(
+    "name", ["folder.keras", "data.keras", "file.keras", "new.keras"]
+)
+def test_output_that_cannot_be_written(name, tmp_path, constants, monkeypatch):
+    """For root, every folder and file can be; hence the stand-in for os.access."""
     (tmp_path / "folder.keras").mkdir()
-    constants(DATA_PATH=str(tmp_path / "data.keras"))
-    for name in "folder.keras", "data.keras", "a.keras":
-        constants(MODEL_PATH=tmp_path / name)
-        if name == "a.keras":
-            train_mnist.check_constants()
-            monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-        with pytest.raises(SystemExit, match="^MODEL_PATH = .* in a writable folder$"):
-            train_mnist.check_constants()
+    (tmp_path / "file.keras").touch()
+    constants(DATA_PATH=str(tmp_path / "data.keras"), MODEL_PATH=tmp_path / name)
+    if name in ("file.keras", "new.keras"):
+        train_mnist.check_constants()
+        protected = tmp_path / name if name == "file.keras" else tmp_path
+        monkeypatch.setattr(os, "access", lambda path, mode: path != protected)
+    with pytest.raises(SystemExit, match="^MODEL_PATH = .* in a writable folder$"):
+        train_mnist.check_constants()
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ def test_script(edits, constants, status, left, quick_copy, monkeypatch):
 
 
 # Processes of their own
-def test_output(whole_run):
+def test_output_and_files(whole_run):
+    """The model takes raw pixels, loads with Keras alone, gives the same accuracy."""
     folder, out = whole_run
     lines = out.splitlines()
     assert lines[0] == "training images (60000, 28, 28) uint8, labels (60000,)"
@@ -125,29 +126,21 @@ def test_output(whole_run):
     for epoch in 1, 2:
         line = lines[lines.index(f"Epoch {epoch}/2") + 1]
         assert re.fullmatch(rf"210/210 - \d+s - \d+m?s/step - {values}", line)
-    at = lines.index("test set")
-    loss = re.fullmatch(r"The test loss is (\d\.\d{6})", lines[at + 1])
-    accuracy = re.fullmatch(r"The accuracy of the model is (\d\.\d{6})", lines[at + 2])
-    assert float(loss[1]) < 0.16
-    assert float(accuracy[1]) > 0.95
-    wrong = round(10_000 * (1 - float(accuracy[1])))
-    assert lines[at + 3] == f"{wrong} of 10000 test images are wrong."
     assert not set(out) & set("\x1b\b\r")
     wrote = [line for line in lines if line.startswith("Wrote")]
     assert sorted(wrote) == [f"Wrote {folder / name}" for name in FILES]
     assert sorted(os.listdir(folder)) == ALL
-
-
-def test_files(whole_run):
-    """The model takes raw pixels, loads with Keras alone, gives the same accuracy."""
-    folder, out = whole_run
     model = keras.models.load_model(folder / "mnist_mlp.keras")
     assert (model.input_shape, model.inputs[0].dtype) == ((None, 784), "uint8")
     assert model.steps_per_execution == 1  # as PyTorch demands
     with np.load(ROOT / "mnist.npz") as data:
         probabilities = model.predict(data["x_test"].reshape(-1, 784), verbose=0)
-        accuracy = (probabilities.argmax(axis=1) == data["y_test"]).mean()
-    assert f"The accuracy of the model is {accuracy:f}\n" in out
+        right = (probabilities.argmax(axis=1) == data["y_test"]).sum()
+    assert right > 9500
+    at = lines.index("test set")
+    assert re.fullmatch(r"The test loss is 0\.1\d{5}", lines[at + 1])
+    assert lines[at + 2] == f"The accuracy of the model is {right / 10_000:f}"
+    assert lines[at + 3] == f"{10_000 - right} of 10000 test images are wrong."
     with Image.open(folder / "mnist_mlp.png") as picture:
         assert np.asarray(picture).std() > 10
 

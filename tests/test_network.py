@@ -8,7 +8,7 @@ import threading
 import keras
 import numpy as np
 import pytest
-from helpers import README, edited, load
+from helpers import FILES, README, edited, load
 
 import train_mnist
 
@@ -24,42 +24,34 @@ def build(rows):
     return lambda: train_mnist.build_model(rows[0], (28, 28))
 
 
-def test_preprocess(rows, small):
+@pytest.mark.parametrize(("fraction", "count"), [(0.3, 2100), (0, 3000), (0.9996, 1)])
+def test_preprocess_and_split(fraction, count, rows, small, constants):
+    """The training set comes first, the validation set is the rest; none is empty."""
     x, y = rows
     assert (x.shape, x.dtype) == ((3000, 784), "uint8")
     assert np.shares_memory(x, small["x_train"])
-    assert (y.shape, y.dtype) == ((3000, 10), "float32")
+    assert y.dtype == "float32"
     assert (y == np.eye(10)[small["y_train"]]).all()
-
-
-@pytest.mark.parametrize(
-    ("fraction", "count"),
-    [(0.3, 2100), (0, 3000), (0.9996, 1), (0.9999, 0), (1e-18, 0)],
-)
-def test_split(fraction, count, rows, constants):
-    """The training set comes first, the validation set is the rest; none is empty."""
     constants(VALIDATION_SPLIT=fraction)
-    if count == 0:
-        with pytest.raises(
-            SystemExit, match=f"^VALIDATION_SPLIT = {fraction}: must lea"
-        ):
-            train_mnist.split(*rows)
-        return
-    x_train, y_train, x_val, y_val = train_mnist.split(*rows)
+    x_train, y_train, x_val, y_val = train_mnist.split(x, y)
     assert len(x_train) == count
-    assert (np.concatenate([x_train, x_val]) == rows[0]).all()
-    assert (np.concatenate([y_train, y_val]) == rows[1]).all()
+    assert (np.concatenate([x_train, x_val]) == x).all()
+    assert (np.concatenate([y_train, y_val]) == y).all()
 
 
-def test_split_of_sorted_images(rows, capsys):
+def test_split_that_leaves_nothing_of_a_set_or_digit(rows, constants, capsys):
     """A line says which digits are in no training image; 5 and 6 are in none at all."""
-    order = np.argsort(rows[1].argmax(axis=1))
-    order = order[rows[1][order][:, [5, 6]].sum(axis=1) == 0]
-    train_mnist.split(rows[0], rows[1])
-    assert capsys.readouterr().out == ""
-    train_mnist.split(rows[0][order], rows[1][order])
+    x, y = rows
+    order = np.argsort(y.argmax(axis=1))
+    order = order[y[order][:, [5, 6]].sum(axis=1) == 0]
+    train_mnist.split(x, y)
+    train_mnist.split(x[order], y[order])
     line = "VALIDATION_SPLIT = 0.3 leaves no image of [8, 9]: shuffle mnist.npz\n"
     assert capsys.readouterr().out == line
+    for fraction in 0.9999, 1e-18:
+        constants(VALIDATION_SPLIT=fraction)
+        with pytest.raises(SystemExit, match=f"^VALIDATION_SPLIT = {fraction}: must"):
+            train_mnist.split(x, y)
 
 
 def test_layers(build, constants):
@@ -68,39 +60,32 @@ def test_layers(build, constants):
     assert [type(layer).__name__ for layer in model.layers] == kinds
     _, first, drop_1, second, drop_2, last = model.layers
     assert [layer.units for layer in (first, second, last)] == [500, 500, 10]
-    assert [x.activation.__name__ for x in (first, second)] == ["tanh", "tanh"]
-    assert last.activation.__name__ == "softmax"
+    functions = [layer.activation.__name__ for layer in (first, second, last)]
+    assert functions == ["tanh", "tanh", "softmax"]
     assert (drop_1.rate, drop_2.rate) == (0.5, 0.5)
     assert model.loss == "categorical_crossentropy"
     assert (model.input_shape, model.inputs[0].dtype) == ((None, 784), "uint8")
     constants(HIDDEN_UNITS=[800, 400, 200])
-    dense = [x.units for x in build().layers if isinstance(x, keras.layers.Dense)]
-    assert dense == [800, 400, 200, 10]
+    assert [x.units for x in build().layers[1::2]] == [800, 400, 200, 10]
 
 
-@pytest.mark.parametrize(
-    ("rate", "decay", "step", "expected"),
-    [
-        (0.01, 1e-6, 0, 0.01),
-        (0.01, 1e-6, 10**6, 0.005),
-        (1, 1e-6, 10**6, 0.5),  # Keras would round the decay of an integer rate
-        (1, 1, 4, 0.2),
-    ],
-)
-def test_optimizer(rate, decay, step, expected, build, constants):
+@pytest.mark.parametrize(("rate", "decay"), [(0.01, 1e-6), (1, 1e-6), (1, 1)])
+def test_optimizer(rate, decay, build, constants):
+    """Integers are as good as floats."""
     constants(LEARNING_RATE=rate, DECAY=decay)
     optimizer = build().optimizer
     assert isinstance(optimizer, keras.optimizers.SGD)
     assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
-    optimizer.iterations.assign(step)
-    assert float(optimizer.learning_rate) == pytest.approx(expected, rel=1e-6)
+    for step in 0, 1, 10**6:
+        optimizer.iterations.assign(step)
+        expected = pytest.approx(rate / (1 + decay * step), rel=1e-6)
+        assert float(optimizer.learning_rate) == expected
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_pixels_are_standardized_in_the_model(dtype, rows, constants):
     x = rows[0].astype(dtype)
-    layer = train_mnist.build_model(x, (28, 28)).layers[0]
-    scaled = np.array(layer(x))
+    scaled = np.array(train_mnist.build_model(x, (28, 28)).layers[0](x))
     assert (scaled.mean(), scaled.std()) == pytest.approx((0, 1), abs=1e-4)
     assert scaled[0, 0] == pytest.approx(-x.mean() / x.std(), rel=1e-4)
     blank = np.full((50, 9), 7.1, dtype)
@@ -115,17 +100,13 @@ def test_pixels_are_standardized_in_the_model(dtype, rows, constants):
 def test_shift_moves_the_training_images_only(constants):
     """By up to a quarter of 8 rows and 12 columns, each image by its own distance."""
     constants(SHIFT=0.25, STANDARDIZE=False)
-    images = np.zeros((200, 8, 12), "uint8")
-    images[:, 4, 6] = 200
-    x = images.reshape(200, -1)
+    x = np.zeros((200, 8 * 12), "uint8")
+    x[:, 4 * 12 + 6] = 200
     reshape, shift, flatten, *_ = train_mnist.build_model(x, (8, 12)).layers
-    assert (np.array(flatten(reshape(x))) == x).all()
-    assert (np.array(shift(reshape(x), training=False))[..., 0] == images).all()
+    assert (np.array(flatten(shift(reshape(x), training=False))) == x).all()
     moved = np.array(shift(reshape(x), training=True))[..., 0]
-    row, column = (
-        (moved * i).sum(axis=(1, 2)) / moved.sum(axis=(1, 2))
-        for i in np.indices((8, 12))
-    )
+    total = moved.sum(axis=(1, 2))
+    row, column = ((moved * i).sum(axis=(1, 2)) / total for i in np.indices((8, 12)))
     assert (row.min(), row.max()) == pytest.approx((2, 6), abs=0.2)
     assert (column.min(), column.max()) == pytest.approx((3, 9), abs=0.3)
     assert len(set(row.round(3))) > 150
@@ -134,10 +115,8 @@ def test_shift_moves_the_training_images_only(constants):
 @pytest.mark.parametrize("dtype", ["uint8", ">i2", "float64"])
 def test_trained_with_shift_on_other_images(dtype, quick, small, tmp_path, capsys):
     """Of 14 x 10: the saved model takes raw pixels, and says the same twice."""
-    arrays = {
-        k: v[:, ::2, ::3].astype(dtype) if k[0] == "x" else v % 4
-        for k, v in small.items()
-    }
+    arrays = {k: v[:, ::2, ::3].astype(dtype) for k, v in small.items() if k[0] == "x"}
+    arrays |= {k: v % 4 for k, v in small.items() if k[0] == "y"}
     np.savez(tmp_path / "a.npz", **arrays)
     quick(DATA_PATH=tmp_path / "a.npz", MODEL_PATH=tmp_path / "a.keras")
     quick(SHIFT=0.1, EPOCHS=2, LEARNING_RATE=0.05, PLOT_PATH=tmp_path / "a.png")
@@ -173,7 +152,7 @@ def test_every_image_is_seen_once_an_epoch(size, batch_size, constants):
         assert len(set(orders)) == (3 if shuffle else 1)
 
 
-def test_train(quick, rows, build, capsys):
+def test_train_and_evaluate(quick, rows, build, capsys):
     """On all images, in 22 steps an epoch, of which ten are run at a time."""
     quick(BATCH_SIZE=97, EPOCHS=2)
     model, parts = build(), train_mnist.split(*rows)
@@ -196,39 +175,34 @@ NO_METRIC = ', metrics=["accuracy"]', ""
 
 @pytest.mark.parametrize("edit", [*EDITS, METRIC, NO_METRIC])
 def test_edits_that_users_make_first(edit, small_file, tmp_path):
+    assert len(EDITS) == 3
     data = {"DATA_PATH": str(small_file), "HIDDEN_UNITS": (50,), "EPOCHS": 3}
     _, accuracy = load(edited(tmp_path, edit, **data)).main()
     assert accuracy > 0.6
-    for name in "mnist_mlp.keras", "mnist_mlp.png", "mnist_mlp.jsonl":
-        assert (tmp_path / name).exists()
+    assert all((tmp_path / name).exists() for name in FILES)
 
 
 @pytest.fixture
 def fit(quick, rows, build, monkeypatch):
-    """Trains with fit's options changed; returns what train does."""
-    real_fit = keras.Sequential.fit
+    """Trains with fit's options changed; returns what train does.
+
+    However that ends, the handler of Ctrl-C must be given back.
+    """
+    real_fit, handler = keras.Sequential.fit, signal.getsignal(signal.SIGINT)
 
     def fit(change, **constants):
         def changed_fit(*args, **options):
             return real_fit(*args, **change(**options))
 
         monkeypatch.setattr(keras.Sequential, "fit", changed_fit)
-        quick(**constants)
+        quick(EPOCHS=50, BATCH_SIZE=20, **constants)
         return train_mnist.train(build(), *train_mnist.split(*rows))
 
-    return fit
+    yield fit
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
-@pytest.mark.parametrize(("module", "expected"), [("os", 2), ("ipykernel", 1)])
-def test_progress_bar(module, expected, fit, monkeypatch):
-    """In a notebook; on a terminal, too, see test_main."""
-    monkeypatch.setitem(sys.modules, module, sys.modules["os"])
-    asked = []
-    fit(lambda verbose, **others: asked.append(verbose) or {**others, "verbose": 0})
-    assert asked == [expected]
-
-
-def pressing(place, times=1):
+def pressing(place, times):
     """A change of fit's options: Ctrl-C comes at a place in the third epoch."""
 
     class PressCtrlC(keras.callbacks.Callback):
@@ -243,40 +217,32 @@ def pressing(place, times=1):
                 signal.raise_signal(signal.SIGINT)
 
     setattr(PressCtrlC, place, PressCtrlC.press)
-    return lambda callbacks, **others: {
-        "callbacks": [*callbacks, PressCtrlC()],
-        **others,
-    }
-
-
-@pytest.fixture
-def handler():
-    """The handler of Ctrl-C, which every training must give back."""
-    before = signal.getsignal(signal.SIGINT)
-    yield before
-    assert signal.getsignal(signal.SIGINT) is before
+    return lambda callbacks, **rest: {"callbacks": [*callbacks, PressCtrlC()], **rest}
 
 
 @pytest.mark.parametrize("place", ["on_train_batch_begin", "on_test_begin"])
-def test_ctrl_c_ends_the_training_early(place, fit, handler, capsys):
-    """After the step; during the validation, after that."""
-    history, _, interrupted = fit(pressing(place), EPOCHS=50, BATCH_SIZE=20)
+def test_ctrl_c_ends_the_training_early(place, fit, capsys):
+    """After the step; during the validation, after that. A second one ends at once."""
+    history, _, interrupted = fit(pressing(place, 1))
     assert interrupted
     assert len(history["val_loss"]) == 3
     out = capsys.readouterr().out
     assert out.count("Stopping after this step; Ctrl-C again ends at once.") == 1
     assert "Interrupted in epoch 3 of 50." in out
-
-
-def test_second_ctrl_c_acts_as_usual(fit, handler):
-    """A KeyboardInterrupt, which the kernel of a notebook survives."""
     with pytest.raises(KeyboardInterrupt):
-        fit(pressing("on_train_batch_begin", times=2), EPOCHS=50, BATCH_SIZE=20)
+        fit(pressing(place, 2))
 
 
-def test_fit_that_fails(fit, handler):
+@pytest.mark.parametrize(("notebook", "verbose"), [(False, 2), (True, 1)])
+def test_progress_bar_in_a_notebook_and_a_fit_that_fails(
+    notebook, verbose, fit, monkeypatch
+):
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    asked = {}
     with pytest.raises(TypeError):
-        fit(lambda **options: {**options, "epochs": "many"})
+        fit(lambda **options: asked.update(options) or {**options, "epochs": "many"})
+    assert asked["verbose"] == verbose
 
 
 def test_trains_in_a_thread(quick, capsys):

@@ -7,8 +7,7 @@ import runpy
 import struct
 
 import numpy as np
-import pytest
-from helpers import CONSTANTS, README, ROOT, edited
+from helpers import CONSTANTS, README, ROOT
 from PIL import Image
 
 import train_mnist
@@ -18,18 +17,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 RECIPES = [block for block in BLOCKS if "import" not in block]
 (CONVERT,) = [block for block in BLOCKS if "gzip" in block]
 (SWEEP,) = [block for block in BLOCKS if "main()" in block]
-EDITS = re.findall(r"^\| .* \| `(.*?)` \| `(.*?)` \|$", README, re.MULTILINE)
-
-
-def test_length():
-    assert len(README.splitlines()) <= 200
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe(recipe, constants):
-    """A block of constants to paste, which the script's own check accepts."""
-    constants(**dict(assignments(r"^([A-Z_]+) = (.*)$", recipe)))
-    train_mnist.check_constants()
 
 
 def assignments(pattern, text):
@@ -39,19 +26,15 @@ def assignments(pattern, text):
     return [(name, ast.literal_eval(value)) for name, value in found]
 
 
-def test_every_assignment_in_the_text_is_accepted(constants):
-    """As `DROPOUT = 0` is, in a sentence or a table."""
+def test_recipes_and_every_assignment_in_the_text(constants):
+    """The script's own check accepts them, as `DROPOUT = 0` in a sentence."""
     assert len(RECIPES) == 4
-    for name, value in assignments(r"`([A-Z][A-Z_0-9]+) = ([^`]+)`", README + RESULTS):
-        constants(**{name: value})
+    for recipe in RECIPES:
+        constants(**{**CONSTANTS, **dict(assignments(r"^([A-Z_]+) = (.*)$", recipe))})
         train_mnist.check_constants()
-
-
-def test_edits(tmp_path):
-    """Each text to find is there once. test_network trains with them."""
-    assert len(EDITS) == 3
-    for edit in EDITS:
-        edited(tmp_path, edit)
+    for name, value in assignments(r"`([A-Z][A-Z_0-9]+) = ([^`]+)`", README + RESULTS):
+        constants(**{**CONSTANTS, name: value})
+        train_mnist.check_constants()
 
 
 def test_another_data_set(tmp_path, monkeypatch):
