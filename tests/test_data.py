@@ -119,7 +119,7 @@ ALIKE = "have the image size and the dtype of x_train"
 @pytest.mark.parametrize(
     ("name", "change", "right"),
     [
-        ("x_train", lambda x: None, "['y_train', 'x_test', 'y_test']"),
+        ("x_train", lambda x: None, "['x_test', 'y_train', 'y_test']"),
         ("y_test", lambda y: None, "hold integers"),
         ("x_test", lambda x: x.astype(object), IMAGES),
         ("y_train", lambda y: y.astype(object), "hold integers"),

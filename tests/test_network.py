@@ -112,7 +112,7 @@ def test_shift_moves_the_training_images_only(constants):
     assert len(set(row.round(3))) > 150
 
 
-@pytest.mark.parametrize("dtype", ["uint8", ">i2", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_trained_with_shift_on_other_images(dtype, quick, small, tmp_path, capsys):
     """Of 14 x 10: the saved model takes raw pixels, and says the same twice."""
     arrays = {k: v[:, ::2, ::3].astype(dtype) for k, v in small.items() if k[0] == "x"}
@@ -170,10 +170,9 @@ def test_train_and_evaluate(quick, rows, build, capsys):
 
 EDITS = re.findall(r"^\| .* \| `(.*?)` \| `(.*?)` \|$", README, re.MULTILINE)
 METRIC = '"accuracy"]', '"accuracy", keras.metrics.TopKCategoricalAccuracy(3)]'
-NO_METRIC = ', metrics=["accuracy"]', ""
 
 
-@pytest.mark.parametrize("edit", [*EDITS, METRIC, NO_METRIC])
+@pytest.mark.parametrize("edit", [*EDITS, METRIC])
 def test_edits_that_users_make_first(edit, small_file, tmp_path):
     assert len(EDITS) == 3
     data = {"DATA_PATH": str(small_file), "HIDDEN_UNITS": (50,), "EPOCHS": 3}
