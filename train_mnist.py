@@ -37,7 +37,7 @@ DATA_PATH = "mnist.npz"  # the data set
 DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
-SHIFT = 0.0  # move each training image by up to this fraction of its height and width
+SHIFT = 0.0  # move each training image at random, by up to this fraction of its size
 VALIDATION_SPLIT = 0.3  # last fraction of the training set, to choose constants by
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
