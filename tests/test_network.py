@@ -152,11 +152,20 @@ def test_every_image_is_seen_once_an_epoch(size, batch_size, constants):
         assert len(set(orders)) == (3 if shuffle else 1)
 
 
-def test_train_and_evaluate(quick, rows, build, capsys):
+def test_train_and_evaluate(quick, rows, build, monkeypatch, capsys):
     """On all images, in 22 steps an epoch, of which ten are run at a time."""
+    made, make = [], train_mnist.to_dataset
+
+    def to_dataset(x, y, shuffle):
+        made.append((len(x), shuffle))
+        return make(x, y, shuffle)
+
+    monkeypatch.setattr(train_mnist, "to_dataset", to_dataset)
     quick(BATCH_SIZE=97, EPOCHS=2)
     model, parts = build(), train_mnist.split(*rows)
     history, seconds, interrupted = train_mnist.train(model, *parts)
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    assert made == ([(2100, True), (900, False)] if on_tensorflow else [])
     assert int(model.optimizer.iterations) == 2 * 22
     assert history.keys() == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert f"The training took {seconds:.1f} s." in capsys.readouterr().out
