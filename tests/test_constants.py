@@ -129,6 +129,7 @@ def test_where_there_is_no_file(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delattr(train_mnist, "__file__")
     assert train_mnist.beside_script("a.npz") == tmp_path / "a.npz"
+    assert train_mnist.beside_script("~/a.npz") == Path.home() / "a.npz"
 
 
 def test_metadata_is_that_of_requirements():

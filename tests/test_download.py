@@ -112,7 +112,18 @@ def test_misbehaving_server(way, cause, server, fetch, monkeypatch, tmp_path):
     assert timeouts == [30]
 
 
-def test_no_folder_and_no_server(server, fetch, tmp_path):
+def test_no_folder_no_server_and_a_disk_that_fails(
+    server, fetch, monkeypatch, tmp_path
+):
+    """What was downloaded is there only when it has been moved to its place."""
+
+    def fail(new, path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(SystemExit, match="Input/output error"):
+            fetch(server.url("good"))
     with pytest.raises(SystemExit, match="not downloaded .FileNotFoundError"):
         fetch(server.url("good"), tmp_path / "missing" / "mnist.npz")
     server.server_close()
