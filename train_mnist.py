@@ -25,8 +25,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: warnings and errors
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    # `import keras` imports matplotlib, which fails if a notebook's `!python` has set
-    # MPLBACKEND to a way of drawing not installed here; agg, which draws files, is.
+    # `import keras` imports matplotlib, which fails if MPLBACKEND names a backend that
+    # isn't here, such as a notebook's, which `!python` inherits; agg always works.
     os.environ["MPLBACKEND"] = "agg"
 import keras
 import numpy as np
@@ -122,9 +122,10 @@ def preprocess(images, labels):
 
 
 def split(x, y):
-    """Return x_train, y_train and, from the end of x and y, the validation set's.
+    """Return x_train, y_train, x_val, y_val; the validation set is the end of x and y.
 
-    Exits with a message if a set is empty; prints one if a digit is not in x_train.
+    Exits with a message if a set asked for is empty; prints one if x_train lacks a
+    digit of y.
     """
     count = int(len(x) * (1 - VALIDATION_SPLIT))
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
@@ -133,7 +134,8 @@ def split(x, y):
     # Digits that occur, but not in the training set, as in a file sorted by digit
     digits = np.flatnonzero(y.any(axis=0) & ~y[:count].any(axis=0)).tolist()
     if digits:
-        print(f"{VALIDATION_SPLIT = } leaves no image of {digits}: shuffle {DATA_PATH}")
+        left = f"leaves no image of {digits} to train on"
+        print(f"{VALIDATION_SPLIT = } {left}: shuffle {DATA_PATH}")
     return x[:count], y[:count], x[count:], y[count:]
 
 
@@ -145,7 +147,7 @@ def build_model(x_train, image_shape):
     """
     model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
     if STANDARDIZE:
-        # One mean and variance for all pixels; from all images, it would take 0.3 GB.
+        # One mean and variance for all pixels; 10,000 images do, all would take 0.3 GB.
         normalization = keras.layers.Normalization(axis=None)
         normalization.adapt(x_train[:10_000])
         model.add(normalization)
@@ -212,10 +214,10 @@ def train(model, x_train, y_train, x_val, y_val):
 def to_dataset(x, y, shuffle):
     """Return x and y as a tf.data.Dataset of batches, as fit itself makes of arrays.
 
-    But fit's, once a seed is set, has the same order in every epoch; this one is
-    shuffled anew. And fit's stalls after epochs, for up to as long as an epoch takes:
-    TensorFlow's autotuning thread is woken before the flag that tells it to stop is
-    set, sleeps on, and is waited for. Hence no autotuning here.
+    But fit's, once a seed is set, repeats one order in every epoch; with shuffle, this
+    one draws a new one. And fit's stalls after epochs, for up to as long as an epoch
+    takes: TensorFlow wakes its autotuning thread before it sets the flag that tells it
+    to stop, so the thread sleeps on, and is waited for. Hence no autotuning here.
     """
     import tensorflow as tf
 
@@ -250,7 +252,7 @@ def report(loss, accuracy, confusions):
     print(f"test set\nThe test loss is {loss:f}")
     print(f"The accuracy of the model is {accuracy:f}")
     totals, correct = confusions.sum(axis=1), confusions.diagonal()
-    if not loss < np.log(10):  # 2.303, the loss of ten equal probabilities; or NaN
+    if not loss < np.log(10):  # 2.303, the loss of ten equal probabilities; also if NaN
         print(f"No better than guessing: {LEARNING_RATE = } may be too high or too low")
     errors = confusions - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
@@ -289,7 +291,7 @@ def append_run(path, run):
         before = file.read()
         newline = "\n" if before and not before.endswith("\n") else ""
         file.write(f"{newline}{line}\n")
-    # Nothing is said if there is no line before, or one that no run like this wrote.
+    # Nothing is said if the line before is missing, or lacks a constant or a result.
     with contextlib.suppress(LookupError, TypeError, ValueError):
         old, new = json.loads(before.splitlines()[-1]), json.loads(line)
         changes = [f"Since the run of {old['time'][:16]}:"]

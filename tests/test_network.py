@@ -46,8 +46,10 @@ def test_split_that_leaves_nothing_of_a_set_or_digit(rows, constants, capsys):
     order = order[y[order][:, [5, 6]].sum(axis=1) == 0]
     train_mnist.split(x, y)
     train_mnist.split(x[order], y[order])
-    line = "VALIDATION_SPLIT = 0.3 leaves no image of [8, 9]: shuffle mnist.npz\n"
-    assert capsys.readouterr().out == line
+    line = (
+        "VALIDATION_SPLIT = 0.3 leaves no image of [8, 9] to train on: shuffle mnist."
+    )
+    assert capsys.readouterr().out == f"{line}npz\n"
     for fraction in 0.9999, 1e-18:
         constants(VALIDATION_SPLIT=fraction)
         with pytest.raises(SystemExit, match=f"^VALIDATION_SPLIT = {fraction}: must"):
