@@ -18,13 +18,16 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 import urllib.request
+from numbers import Integral, Real
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: warnings and errors
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    if len(sys.argv) > 1:
+        print("No options: edit the constants at the top of the file", file=sys.stderr)
+        sys.exit(2)
     # `import keras` imports matplotlib, which fails if MPLBACKEND names a backend that
     # isn't here, such as a notebook's, which `!python` inherits; agg always works.
     os.environ["MPLBACKEND"] = "agg"
@@ -46,6 +49,8 @@ DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, bel
 # Training, by stochastic gradient descent, one batch per step
 LEARNING_RATE = 0.01  # above 0; a step changes the weights by this times the gradient
 DECAY = 1e-6  # at step n, the learning rate is LEARNING_RATE / (1 + DECAY * n)
+LINEAR_DECAY = False  # True: instead, the rate falls evenly to 0 at the last step
+WEIGHT_DECAY = 0.0  # at each step, weights shrink by this fraction of the rate
 MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
 NESTEROV = True  # take the gradient after the momentum part of a step; True or False
 BATCH_SIZE = 200  # images per step
@@ -56,41 +61,52 @@ MODEL_PATH = "mnist_mlp.keras"  # the trained model; None: not saved
 PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: not drawn
 LOG_PATH = "mnist_mlp.jsonl"  # a line of JSON is added by each run; None: not written
 
+# What is logged: the names from DATA_PATH to LOG_PATH, and no other.
+names = list(globals())
+constant_names = names[names.index("DATA_PATH") : names.index("LOG_PATH") + 1]
+
 
 def main():
-    """Load, train, save, evaluate, report and draw.
+    """Load, train, save, evaluate, report, log and draw.
 
-    Returns the test loss (nats) and the test accuracy (0 to 1). Exits with a message
-    that says what is wrong with a constant or a file, or that the loss is not finite.
-    If Ctrl-C ended the training early, raises KeyboardInterrupt after all of this.
+    Returns the test loss (nats) and accuracy (0 to 1). Exits with a message that says
+    what is wrong with a constant or a file. Once the run is logged, raises
+    FloatingPointError if it diverged, KeyboardInterrupt(number) if a signal stopped it.
     """
     check_constants()
-    keras.utils.set_random_seed(SEED)
+    keras.utils.set_random_seed(int(SEED))
     (images, labels), (test_images, test_labels) = load_data(DATA_PATH)
     for part, x, y in ("training", images, labels), ("test", test_images, test_labels):
         print(f"{part + ' images':15} {x.shape} {x.dtype}, labels {y.shape}")
     x_train, y_train, x_val, y_val = split(*preprocess(images, labels))
     model = build_model(x_train, images.shape[1:])
     model.summary()
-    history, seconds, interrupted = train(model, x_train, y_train, x_val, y_val)
+    history, seconds, stopped_by = train(model, x_train, y_train, x_val, y_val)
+    run = {"seconds": seconds, "epochs": len(history["loss"])}
+    run["interrupted"] = stopped_by is not None
+    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+        run |= {"val_loss": np.nan, "test_loss": np.nan}
+        save(LOG_PATH, lambda path: append_run(path, run))
+        raise FloatingPointError("Weights NaN or infinite: lower the learning rate")
     saved = [save(MODEL_PATH, lambda path: write_atomically(path, model.save))]
-
+    if len(x_val):  # the history's last values are not the model's if weights went back
+        run["val_loss"], run["val_accuracy"], _ = evaluate(model, x_val, y_val)
+        print("val_loss {val_loss:f}, val_accuracy {val_accuracy:f}".format(**run))
     x_test, y_test = preprocess(test_images, test_labels)
     loss, accuracy, probabilities = evaluate(model, x_test, y_test)
-    confusions = np.zeros((10, 10), int)  # rows: the true digit, columns: the predicted
-    np.add.at(confusions, (test_labels, probabilities.argmax(axis=1)), 1)
-    report(loss, accuracy, confusions)
-    run = {name: values[-1] for name, values in history.items()}
     run |= {"test_loss": loss, "test_accuracy": accuracy}
-    run |= {"seconds": seconds, "interrupted": interrupted}
+    confusion_matrix = np.zeros((10, 10), int)  # [true digit, predicted digit]
+    np.add.at(confusion_matrix, (test_labels, probabilities.argmax(axis=1)), 1)
+    report(loss, accuracy, confusion_matrix, run.get("val_accuracy", 0))
     saved.append(save(LOG_PATH, lambda path: append_run(path, run)))
     if PLOT_PATH is not None:
-        figure = draw(history, confusions, test_images, test_labels, probabilities)
+        test = test_images, test_labels, probabilities
+        figure = draw(history, confusion_matrix, *test)
         if figure is not None:
             write = figure.savefig
             saved.append(save(PLOT_PATH, lambda path: write_atomically(path, write)))
-    if interrupted:  # so that a loop around main() ends, too
-        raise KeyboardInterrupt("the training was ended early")
+    if stopped_by is not None:  # so that a loop around main() ends, too
+        raise KeyboardInterrupt(stopped_by)
     if __name__ == "__main__" and not all(saved):  # tell the shell
         sys.exit(1)
     return loss, accuracy
@@ -98,11 +114,10 @@ def main():
 
 # The data, the network and its training
 def load_data(path):
-    """Load a data set in MNIST's layout from an npz file, which is never changed.
+    """Return training and test set of an npz file; download a missing mnist.npz.
 
-    A missing mnist.npz is downloaded. Returns two pairs, training and test set: images,
-    (N, height, width), uint8 if stored as uint8, else float32; labels, (N,), integers 0
-    to 9. Exits with a message that says what is wrong with the file.
+    Each is a pair: images, (N, height, width), uint8 if stored so, else float32; and
+    labels, (N,), integers 0 to 9. Exits with a message that says what is wrong.
     """
     path = beside_script(path)
     if not os.path.lexists(path):  # lexists also finds a broken link, which is kept
@@ -116,145 +131,126 @@ def load_data(path):
 
 
 def preprocess(images, labels):
-    """Return images as rows, (N, pixels), and labels one-hot, (N, 10) float32."""
-    one_hot = labels[:, None] == np.arange(10)  # True at the digit's place in the row
+    """Return flattened images, (N, pixels), and one-hot labels, (N, 10) float32.
+
+    One-hot: 1 at the digit's place, else 0, so 3 becomes 0001000000.
+    """
+    one_hot = labels[:, None] == np.arange(10)
     return images.reshape(len(images), -1), one_hot.astype("float32")
 
 
 def split(x, y):
     """Return x_train, y_train, x_val, y_val; the validation set is the end of x and y.
 
-    Exits with a message if a set asked for is empty; prints one if x_train lacks a
-    digit of y.
+    Exits if a set asked for is empty; prints a line if x_train lacks a digit of y.
     """
-    count = int(len(x) * (1 - VALIDATION_SPLIT))
+    count = int(len(x) * (1 - float(VALIDATION_SPLIT)))
     if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
         found = f"not {count} and {len(x) - count}"
         sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both sets, {found}")
-    # Digits that occur, but not in the training set, as in a file sorted by digit
-    digits = np.flatnonzero(y.any(axis=0) & ~y[:count].any(axis=0)).tolist()
-    if digits:
-        left = f"leaves no image of {digits} to train on"
+    lacking = np.flatnonzero(y.any(axis=0) & ~y[:count].any(axis=0)).tolist()
+    if lacking:  # as in a file that is sorted by digit
+        left = f"leaves no image of {lacking} to train on"
         print(f"{VALIDATION_SPLIT = } {left}: shuffle {DATA_PATH}")
     return x[:count], y[:count], x[count:], y[count:]
 
 
 def build_model(x_train, image_shape):
-    """Build and compile the network for rows x_train of images of image_shape.
+    """Build and compile the network for x_train, flattened images of image_shape.
 
-    Returns a keras.Sequential from rows of raw pixels, (N, height * width) of x_train's
-    dtype, to the digits' probabilities, (N, 10) float32.
+    Returns a keras.Sequential from raw pixels, (N, height * width), to the digits'
+    probabilities, (N, 10) float32.
     """
-    model = keras.Sequential([keras.Input(x_train.shape[1:], dtype=x_train.dtype.name)])
+    model = keras.Sequential([keras.Input(x_train.shape[1:])])
     if STANDARDIZE:
         # One mean and variance for all pixels; 10,000 images do, all would take 0.3 GB.
         normalization = keras.layers.Normalization(axis=None)
         normalization.adapt(x_train[:10_000])
         model.add(normalization)
-    if SHIFT > 0:
-        shift = keras.layers.RandomTranslation(  # like Dropout, only in training
-            SHIFT, SHIFT, fill_mode="nearest", data_format="channels_last"
-        )
+    if SHIFT > 0:  # like Dropout, only in training
         model.add(keras.layers.Reshape((*image_shape, 1)))
-        model.add(shift)
+        fractions = float(SHIFT), float(SHIFT)  # of the height and the width
+        model.add(keras.layers.RandomTranslation(*fractions, fill_mode="nearest"))
         model.add(keras.layers.Flatten())
     for units in HIDDEN_UNITS:
-        model.add(keras.layers.Dense(units, activation=ACTIVATION))
-        model.add(keras.layers.Dropout(DROPOUT))
+        model.add(keras.layers.Dense(int(units), activation=ACTIVATION))
+        model.add(keras.layers.Dropout(float(DROPOUT)))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    # float(): with an int rate Keras would round DECAY; it refuses an int MOMENTUM.
-    # For ReduceLROnPlateau, which sets the rate, put a number instead of the schedule.
-    rate = keras.optimizers.schedules.InverseTimeDecay(
-        float(LEARNING_RATE), decay_steps=1, decay_rate=float(DECAY)
-    )
-    sgd = keras.optimizers.SGD(rate, momentum=float(MOMENTUM), nesterov=NESTEROV)
-    model.compile(optimizer=sgd, loss="categorical_crossentropy", metrics=["accuracy"])
+    schedules = keras.optimizers.schedules
+    # float(): with an int rate Keras would round DECAY; it refuses an int momentum.
+    learning_rate = schedules.InverseTimeDecay(float(LEARNING_RATE), 1, float(DECAY))
+    if LINEAR_DECAY:
+        steps = EPOCHS * np.ceil(len(x_train) / BATCH_SIZE)
+        learning_rate = schedules.PolynomialDecay(
+            float(LEARNING_RATE), float(steps), 0.0
+        )
+    options = {"nesterov": NESTEROV, "weight_decay": float(WEIGHT_DECAY) or None}
+    optimizer = keras.optimizers.SGD(learning_rate, float(MOMENTUM), **options)
+    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
 def train(model, x_train, y_train, x_val, y_val):
-    """Fit the model to images, (N, pixels), and one-hot labels, (N, 10).
+    """Fit the model to flattened images, (N, pixels), and one-hot labels, (N, 10).
 
     Returns the values by epoch, {"loss": [nats, ...], "accuracy": [0 to 1, ...]} and
     the same of the validation set as "val_...", unless that is empty; the time in
-    seconds; and whether Ctrl-C ended it early. Exits with a message if the last loss is
-    not finite.
+    seconds; and the number of the signal that ended it early, or None.
     """
     backend = keras.backend.backend()  # "tensorflow", if no other has been chosen
     if backend == "tensorflow":  # the dataset shuffles, so fit need not
-        data = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
-        validation_data = to_dataset(x_val, y_val, shuffle=False)
+        training = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
+        validation = to_dataset(x_val, y_val, shuffle=False)
     else:
-        data = {"x": x_train, "y": y_train, "batch_size": BATCH_SIZE}
-        validation_data = x_val, y_val
+        training = {"x": x_train, "y": y_train, "batch_size": int(BATCH_SIZE)}
+        validation = x_val, y_val
     if backend != "torch":  # PyTorch can take only one step at a time
         # Ten steps run as one: Keras's code between steps takes a fifth of the time.
-        # Not in compile(): the model file would hold it, and not run with PyTorch.
+        # An argument of compile() would be saved with the model, and fail in PyTorch.
         model.steps_per_execution = 10
+    has_bar = sys.stdout.isatty() and sys.stdout is sys.__stdout__  # IDLE's is not
     start = time.perf_counter()
-    with InterruptHandler() as handler:
+    with StopOnSignal() as stop_on_signal:
         history = model.fit(
-            **data,
-            epochs=EPOCHS,
-            validation_data=validation_data if len(x_val) else None,
+            **training,
+            epochs=int(EPOCHS),
+            validation_data=validation if len(x_val) else None,
             # 1: a progress bar; 2: a line per epoch
-            verbose=1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2,
-            callbacks=[handler, keras.callbacks.TerminateOnNaN()],
+            verbose=1 if has_bar or "ipykernel" in sys.modules else 2,
+            callbacks=[stop_on_signal, keras.callbacks.TerminateOnNaN()],
         ).history
-    if handler.interrupted:
+    if stop_on_signal.number is not None:
         print(f"Interrupted in epoch {len(history['loss'])} of {EPOCHS}.")
     seconds = time.perf_counter() - start
     print(f"The training took {seconds:.1f} s.")
-    losses = [values[-1] for name, values in history.items() if name.endswith("loss")]
-    if not np.isfinite(losses).all():
-        sys.exit(f"Loss NaN or infinite: {LEARNING_RATE = } is probably too high")
-    return history, seconds, handler.interrupted
-
-
-def to_dataset(x, y, shuffle):
-    """Return x and y as a tf.data.Dataset of batches, as fit itself makes of arrays.
-
-    But fit's, once a seed is set, repeats one order in every epoch; with shuffle, this
-    one draws a new one. And fit's stalls after epochs, for up to as long as an epoch
-    takes: TensorFlow wakes its autotuning thread before it sets the flag that tells it
-    to stop, so the thread sleeps on, and is waited for. Hence no autotuning here.
-    """
-    import tensorflow as tf
-
-    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-    indices = tf.range(len(x))
-    data = tf.data.Dataset.from_tensors(indices)  # one element; rebatch cuts it up
-    if shuffle:  # in an order drawn from a new seed, a pair of numbers, in each epoch
-        seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).batch(2).take(1)
-        reorder = tf.random.experimental.stateless_shuffle
-        data = seeds.map(lambda seed: reorder(indices, seed))
-    data = data.rebatch(BATCH_SIZE).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
-    steps = int(np.ceil(len(x) / BATCH_SIZE))
-    data = data.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    # The default optimizations would copy x.
-    options.experimental_optimization.apply_default_optimizations = False
-    return data.with_options(options)
+    return history, seconds, stop_on_signal.number
 
 
 def evaluate(model, x, y):
-    """Return the loss (nats), accuracy (0 to 1) and probabilities, (N, 10), on x, y."""
-    loss = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    """Return the loss (nats), accuracy (0 to 1) and probabilities, (N, 10), on x, y.
+
+    The loss is the cross-entropy: minus the natural logarithm of the true digit's
+    probability, averaged. Unlike fit's, it never holds a penalty such as l2, which an
+    edit may add; so runs stay comparable.
+    """
     probabilities = model.predict(x, verbose=0)
+    loss = keras.losses.CategoricalCrossentropy()(y, probabilities)
     accuracy = np.mean(probabilities.argmax(axis=1) == y.argmax(axis=1))
-    return loss, float(accuracy), probabilities
+    return float(loss), float(accuracy), probabilities
 
 
 # The results: on the screen, in files, in a picture
-def report(loss, accuracy, confusions):
-    """Print the results, each digit's accuracy, and the most common confusions."""
+def report(loss, accuracy, confusion_matrix, val_accuracy=0):
+    """Print the results, each digit's accuracy, and the most common mistakes."""
     print(f"test set\nThe test loss is {loss:f}")
     print(f"The accuracy of the model is {accuracy:f}")
-    totals, correct = confusions.sum(axis=1), confusions.diagonal()
     if not loss < np.log(10):  # 2.303, the loss of ten equal probabilities; also if NaN
-        print(f"No better than guessing: {LEARNING_RATE = } may be too high or too low")
-    errors = confusions - np.diag(correct)
+        cause = "the learning rate may be too high or too low"
+        if val_accuracy > 0.5:  # no guess
+            cause = "unlike the validation set, test images and labels don't fit"
+        print(f"No better than guessing: {cause}")
+    totals, correct = confusion_matrix.sum(axis=1), confusion_matrix.diagonal()
+    errors = confusion_matrix - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
     print("digit    " + "".join(f"{digit:6d}" for digit in range(10)))
     shares = (f"{c / n:6.3f}" if n else "     -" for c, n in zip(correct, totals))
@@ -276,37 +272,48 @@ def save(path, write):
         # The disk is full, say, or there is a layer that Keras can't save.
         print(f"{path}: not written ({error!r})", file=sys.stderr)
         return False
-    with contextlib.suppress(UnicodeEncodeError):  # stdout may lack the path's letters
+    with contextlib.suppress(UnicodeEncodeError):  # a path that the console can't show
         print(f"Wrote {path}")
     return True
 
 
 def append_run(path, run):
     """Append a run and all constants to a file as one line of JSON; print changes."""
-    constants = {name: value for name, value in globals().items() if name.isupper()}
-    run = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), **run, **constants}
-    line = json.dumps(run, default=str)
+    run = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), **run}
+    losses = [name for name in ("val_loss", "test_loss") if name in run]
+    run |= {name: None for name in losses if np.isnan(run[name])}  # JSON has no NaN
+    run |= {name: globals()[name] for name in constant_names}
+    # Of what JSON has not, NumPy's numbers become Python's, and a Path its text.
+    line = json.dumps(run, default=lambda x: x.item() if hasattr(x, "item") else str(x))
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         file.seek(0)
         before = file.read()
         newline = "\n" if before and not before.endswith("\n") else ""
         file.write(f"{newline}{line}\n")
-    # Nothing is said if the line before is missing, or lacks a constant or a result.
-    with contextlib.suppress(LookupError, TypeError, ValueError):
-        old, new = json.loads(before.splitlines()[-1]), json.loads(line)
-        changes = [f"Since the run of {old['time'][:16]}:"]
-        for name in constants:
-            if old[name] != new[name]:
-                changes.append(f"  {name} {old[name]} -> {new[name]}")
-        names = [n for n in ("val_loss", "val_accuracy") if n in old and n in new]
-        names.append("test_accuracy")
-        results = [f"{name} {old[name]:.4f} -> {new[name]:.4f}" for name in names]
-        changes.append("  " + ", ".join(results).replace("test_", "test "))
-        print("\n".join(changes))
+    with contextlib.suppress(LookupError, TypeError, ValueError):  # no run is before
+        print_changes(json.loads(before.splitlines()[-1]), json.loads(line))
 
 
-def draw(history, confusions, images, labels, probabilities):
-    """Return a Figure of what a run gave, or None if matplotlib does not load.
+def print_changes(old, new):
+    """Print the constants and results that differ between two runs of the log."""
+    lines = [f"Since the run of {old['time'][:16]}:"]
+    for name in constant_names:
+        if name not in old or old[name] != new[name]:
+            lines.append(f"  {name} {old.get(name, '(new)')} -> {new[name]}")
+    epochs = [run.get("epochs", run["EPOCHS"]) for run in (old, new)]
+    if epochs != [old["EPOCHS"], new["EPOCHS"]]:  # one was stopped early
+        lines.append(f"  epochs trained {epochs[0]} -> {epochs[1]}")
+    results = []
+    for name in "val_loss", "val_accuracy", "test_accuracy":
+        if old.get(name) is not None and new.get(name) is not None:
+            title = name.replace("test_", "test ")
+            results.append(f"{title} {old[name]:.4f} -> {new[name]:.4f}")
+    lines.append(f"  {', '.join(results) or 'diverged'}")
+    print("\n".join(lines))
+
+
+def draw(history, confusion_matrix, images, labels, probabilities):
+    """Return a Figure of a run, or None if matplotlib does not load.
 
     Takes the test set's images, (N, height, width), labels, (N,), and probabilities.
     """
@@ -317,136 +324,133 @@ def draw(history, confusions, images, labels, probabilities):
         return None
     figure = Figure(figsize=(13, 4.6), dpi=120, layout="constrained")
     left, middle, right = figure.subfigures(1, 3)
-    draw_losses(left.subplots(), history)
-    draw_confusions(middle.subplots(), confusions)
-    right.suptitle("Most confident mistakes")
-    draw_mistakes(right.subplots(3, 4).ravel(), images, labels, probabilities)
-    return figure
 
-
-def draw_losses(axes, history):
-    """Draw the loss curves on a log scale; dropout raises the training loss."""
-    epochs = range(1, len(history["loss"]) + 1)
-    axes.plot(epochs, history["loss"], ".-", label=f"training, {DROPOUT=}")
-    if "val_loss" in history:
-        axes.plot(epochs, history["val_loss"], ".-", label="validation")
+    axes = left.subplots()
+    for name, label in ("loss", f"training, {DROPOUT=}"), ("val_loss", "validation"):
+        if name in history:
+            epochs = range(1, len(history[name]) + 1)
+            axes.plot(epochs, history[name], ".-", label=label)
     axes.set(title="Loss curves", xlabel="epoch", ylabel="cross-entropy (nats)")
-    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-    axes.set_yscale("log", subs=(2, 3, 5))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_yscale("log")
     axes.grid(which="both", alpha=0.3)
     axes.legend()
 
-
-def draw_confusions(axes, confusions):
-    """Draw the confusion matrix; the colours show the errors alone."""
-    errors = np.where(np.eye(10), 0, confusions)  # the diagonal would drown the rest
+    axes = middle.subplots()
+    errors = np.where(np.eye(10), 0, confusion_matrix)  # its diagonal would drown them
     axes.imshow(errors, cmap="Oranges", vmax=2 * errors.max())  # pale under the text
-    for (label, prediction), count in np.ndenumerate(confusions):
+    for (label, prediction), count in np.ndenumerate(confusion_matrix):
         axes.text(prediction, label, count or "", ha="center", va="center", fontsize=8)
     axes.set(title="Confusion matrix", xlabel="predicted digit", ylabel="true digit")
     axes.set(xticks=range(10), yticks=range(10))
 
-
-def draw_mistakes(grid, images, labels, probabilities):
-    """Draw the misclassified images, the most confident first, on a grid of axes."""
+    right.suptitle("Most confident mistakes")
     predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     mistakes = np.flatnonzero(predictions != labels)
+    grid = right.subplots(3, 4).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, i in zip(grid, sorted(mistakes, key=lambda i: -confidence[i])):
         axes.imshow(images[i], cmap="gray_r")
         title = f"{labels[i]} read as {predictions[i]}\n{confidence[i]:.1%} confident"
         axes.set_title(title, fontsize=8)
+    return figure
 
 
-# Ctrl-C, the checks of constants and files, the download
-class InterruptHandler(keras.callbacks.Callback):
-    """Around fit, makes the first Ctrl-C end it early; a second one acts as usual.
+# Speed, signals, the checks of constants and files, the download
+def to_dataset(x, y, shuffle):
+    """Return x and y as a tf.data.Dataset of batches; shuffle: anew in each epoch.
 
-    Ctrl-C calls on_ctrl_c at any moment within fit; on_train_batch_end then stops it.
+    Keras makes one of arrays, too, but with a seed repeats one order in all epochs, and
+    stalls between some: TensorFlow waits for its autotuning thread, which sleeps.
     """
+    import tensorflow as tf
 
-    interrupted = False
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    data = tf.data.Dataset.range(len(x))
+    if shuffle:
+        data = data.shuffle(len(x))
+    data = data.batch(int(BATCH_SIZE)).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    # The default optimizations would copy x.
+    options.experimental_optimization.apply_default_optimizations = False
+    return data.prefetch(2).with_options(options)
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Around fit, has the first signal end it early; a second one acts as usual."""
+
+    number = None  # of the signal, once it has come
 
     def __enter__(self):
-        self.previous = signal.getsignal(signal.SIGINT)
-        if self.previous not in (None, signal.SIG_IGN):  # SIG_IGN: a job run with &
-            with contextlib.suppress(ValueError):  # only the main thread may set it
-                signal.signal(signal.SIGINT, self.on_ctrl_c)
+        self.previous = {}
+        # Ctrl-C; kill; the terminal is closed, for which Windows has no signal
+        hang_up = getattr(signal, "SIGHUP", signal.SIGTERM)
+        for number in {signal.SIGINT, signal.SIGTERM, hang_up}:
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):  # nohup ignores
+                with contextlib.suppress(ValueError):  # only the main thread may set it
+                    self.previous[number] = signal.signal(number, self.on_signal)
         return self
 
-    def on_ctrl_c(self, signum, frame):
-        self.interrupted = True  # only noted: the step that fit is in must end first
-        signal.signal(signal.SIGINT, self.previous)
+    def on_signal(self, number, frame):
+        self.number = number  # only noted: the step that fit is in must end first
+        self.__exit__()
 
-    def on_train_batch_end(self, batch, logs=None):
-        if not self.interrupted or self.model.stop_training:
+    def stop(self, index, logs=None):
+        if self.number is None or self.model.stop_training:
             return
         self.model.stop_training = True
         try:
             print("\nStopping after this step; Ctrl-C again ends at once.", flush=True)
-        except OSError:  # the same Ctrl-C ended `tee`: nobody reads the output any more
-            discard_output()
+        except OSError:  # the same Ctrl-C ended `tee`, or the terminal is closed
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.on_train_batch_end(None)  # Ctrl-C may have come while validating
+    # At an epoch's end, too: the signal may come while the model is validated.
+    on_train_batch_end = on_epoch_end = stop
 
     def __exit__(self, *error):
-        if signal.getsignal(signal.SIGINT) == self.on_ctrl_c:
-            signal.signal(signal.SIGINT, self.previous)
-
-
-def discard_output():
-    """Have what is printed from now on go nowhere."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open
+        while self.previous:
+            signal.signal(*self.previous.popitem())
 
 
 def check_constants():
     """Exit, with a line that says what is allowed, if a constant cannot work."""
-    npz = "the path of an npz file"
-    switch = "True or False"
-    fraction = "an int or float, at least 0, below 1"
-    activation = 'a name in keras.activations, such as "tanh"'
-    rate = "an int or float above 0, below 1e38"
-    decay = "an int or float, at least 0, below 1e38"
-    batch = "a positive int below 2**31"
-    file = "None or a {} file in a writable folder"
-    rules = (  # the constant and its value, whether it is ok, what is allowed
-        (f"{DATA_PATH = }", isinstance(DATA_PATH, (str, Path)), npz),
-        (f"{DATA_URL = }", isinstance(DATA_URL, str) and DATA_URL != "", "an address"),
-        (f"{STANDARDIZE = }", isinstance(STANDARDIZE, bool), switch),
-        (f"{SHIFT = }", is_number(SHIFT, 0, 1), fraction),
-        (f"{VALIDATION_SPLIT = }", is_number(VALIDATION_SPLIT, 0, 1), fraction),
-        (f"{HIDDEN_UNITS = }", are_widths(HIDDEN_UNITS), "a tuple of ints, 1 to 20000"),
-        (f"{ACTIVATION = }", ACTIVATION in dir(keras.activations), activation),
-        (f"{DROPOUT = }", is_number(DROPOUT, 0, 1), fraction),
-        (f"{LEARNING_RATE = }", is_number(LEARNING_RATE, 1e-38, 1e38), rate),
-        (f"{DECAY = }", is_number(DECAY, 0, 1e38), decay),
-        (f"{MOMENTUM = }", is_number(MOMENTUM, 0, 1), fraction),
-        (f"{NESTEROV = }", isinstance(NESTEROV, bool), switch),
-        (f"{BATCH_SIZE = }", is_number(BATCH_SIZE, 1, 2**31, int), batch),
-        (f"{EPOCHS = }", is_number(EPOCHS, 1, np.inf, int), "a positive int"),
-        (f"{SEED = }", is_number(SEED, 0, 2**32, int), "an int, 0 to 2**32 - 1"),
-        (f"{MODEL_PATH = }", is_output(MODEL_PATH, ".keras"), file.format(".keras")),
-        (f"{PLOT_PATH = }", is_output(PLOT_PATH, ".png"), file.format(".png")),
-        (f"{LOG_PATH = }", is_output(LOG_PATH, ".jsonl"), file.format(".jsonl")),
+    number, file = "an int or float", "None or a {} file in a writable folder"
+    fraction, is_width = f"{number}, at least 0, below 1", within(1, 20_001, Integral)
+    rules = (  # constants, the test that each must pass, what is allowed
+        ("DATA_PATH", lambda x: isinstance(x, (str, Path)), "the path of an npz file"),
+        ("DATA_URL", lambda x: isinstance(x, str) and x != "", "an address"),
+        (
+            "STANDARDIZE LINEAR_DECAY NESTEROV",
+            lambda x: isinstance(x, bool),
+            "True or False",
+        ),
+        ("SHIFT VALIDATION_SPLIT DROPOUT MOMENTUM", within(0, 1), fraction),
+        (
+            "HIDDEN_UNITS",
+            lambda x: isinstance(x, (tuple, list)) and all(map(is_width, x)),
+            "a tuple of ints, 1 to 20000",
+        ),
+        ("ACTIVATION", lambda x: x in dir(keras.activations), "a Keras activation"),
+        ("LEARNING_RATE", within(1e-38, 1e38), f"{number} above 0, below 1e38"),
+        ("DECAY WEIGHT_DECAY", within(0, 1e38), f"{number}, at least 0, below 1e38"),
+        ("BATCH_SIZE", within(1, 2**31, Integral), "a positive int below 2**31"),
+        ("EPOCHS", within(1, np.inf, Integral), "a positive int"),
+        ("SEED", within(0, 2**32, Integral), "an int, 0 to 2**32 - 1"),
+        ("MODEL_PATH", lambda x: is_output(x, ".keras"), file.format(".keras")),
+        ("PLOT_PATH", lambda x: is_output(x, ".png"), file.format(".png")),
+        ("LOG_PATH", lambda x: is_output(x, ".jsonl"), file.format(".jsonl")),
     )
-    for constant, ok, allowed in rules:
-        if not ok:
-            sys.exit(f"{constant}: must be {allowed}".replace("\n", " "))  # one line
+    for names, is_ok, allowed in rules:
+        for name in names.split():
+            if not is_ok(globals()[name]):
+                line = f"{name} = {globals()[name]!r}: must be {allowed}"
+                sys.exit(line.replace("\n", " "))
 
 
-def is_number(value, low, below, kinds=(int, float)):
-    """Return whether value is a number, low <= value < below; a bool is not."""
-    return isinstance(value, kinds) and type(value) is not bool and low <= value < below
-
-
-def are_widths(units):
-    if not isinstance(units, (tuple, list)):
-        return False
-    return all(is_number(width, 1, 20_001, int) for width in units)
+def within(low, below, kind=Real):
+    """Return a test: is a value a number, low <= value < below? A bool is none."""
+    return lambda x: isinstance(x, kind) and type(x) is not bool and low <= x < below
 
 
 def is_output(path, suffix):
@@ -456,12 +460,11 @@ def is_output(path, suffix):
     if not isinstance(path, (str, Path)) or Path(path).suffix != suffix:
         return False
     path = beside_script(path).resolve()  # what a link leads to
-    if os.path.isdir(path) or path == beside_script(str(DATA_PATH)).resolve():
+    if os.path.isdir(path) or path == beside_script(DATA_PATH).resolve():
         return False
     if os.path.exists(path) and not os.access(path, os.W_OK):  # write-protected
         return False
-    is_short = len(os.fsencode(path.name)) < 256  # what file systems take
-    return is_short and path.parent.is_dir() and os.access(path.parent, os.W_OK)
+    return os.path.isdir(path.parent) and os.access(path.parent, os.W_OK)
 
 
 def beside_script(path):
@@ -472,49 +475,39 @@ def beside_script(path):
 
 
 def read_arrays(path):
-    """Return x_train, y_train, x_test and y_test of an npz file, after a check."""
-    arrays = []
-    fault = "not an npz file"  # here and below: what is wrong if the next step fails
+    """Return x_train, y_train, x_test, y_test of an npz file; exit if unfit."""
+    fault = "not an npz file"
     if path.name == "mnist.npz":
         fault += "; delete it, and the next run downloads it"
+    needs = "needs x_train and x_test, integers or finite floats, (N, height, width), "
+    needs += "alike in size, dtype and range; y_train and y_test, integers 0 to 9, (N,)"
     try:
         with np.load(path) as file:
-            for name in ("x_train", "y_train", "x_test", "y_test"):
-                kind = "integers or floats" if name[0] == "x" else "integers"
-                fault = f"{name} must hold {kind}; among {file.files}, it can't be read"
-                # asarray: NumPy returns a member that is no array as bytes.
-                arrays.append(np.asarray(file[name]))
-    except Exception as error:  # a damaged file raises any of a dozen exception types
-        # The text of a ValueError advises to unpickle, which would run foreign code.
-        cause = type(error).__name__ if isinstance(error, ValueError) else repr(error)
-        raise SystemExit(f"{path}: {fault} ({cause})") from error
-    check_arrays(path, arrays)
-    return arrays
+            fault = f"{needs}; it holds {file.files}"
+            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+        held = [f"{a.dtype} {a.shape} {a.min()} to {a.max()}" for a in arrays]
+        fault = f"{needs}; it holds {', '.join(held)}"
+        if are_data(*arrays):
+            return arrays
+    except Exception as error:  # noqa: BLE001, a damaged file raises a dozen types
+        # Not its text: NumPy's advises to unpickle, which would run foreign code.
+        fault += f" ({type(error).__name__})"
+    sys.exit(f"{path}: {fault}")
 
 
-def check_arrays(path, arrays):
-    """Exit unless arrays are images and labels.
-
-    Pixels beyond 1e19 are refused: float32 can't hold their squares, for the variance.
-    """
-    for part, images, labels in ("train", *arrays[:2]), ("test", *arrays[2:]):
-        fault = None
-        if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "iuf":
-            fault = f"x_{part} must hold integers or floats, (N, height, width)"
-        elif images.shape[1:] != arrays[0].shape[1:] or images.dtype != arrays[0].dtype:
-            fault = "x_test must have the image size and the dtype of x_train"
-        elif not -1e19 < float(images.min()) <= float(images.max()) < 1e19:
-            fault = f"x_{part} must hold no NaN or infinite pixels, none beyond 1e19"
-        elif labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-            fault = f"y_{part} must hold one integer per image"
-        elif labels.min() < 0 or labels.max() > 9:
-            fault = f"y_{part} must hold 0 to 9 only"
-        if fault:
-            found = f"x {images.dtype} {images.shape}, y {labels.dtype} {labels.shape}"
-            sys.exit(f"{path}: {fault} ({found})")
-    tops = [float(images.max()) for images in (arrays[0], arrays[2])]
-    if 0 < 10 * min(tops) < max(tops):  # the one was scaled, the other was not
-        sys.exit(f"{path}: x_train and x_test differ in range, maxima {tops}")
+def are_data(x_train, y_train, x_test, y_test):
+    """Return whether arrays are images and labels as read_arrays needs them."""
+    for x, y in (x_train, y_train), (x_test, y_test):
+        if x.ndim != 3 or x.dtype.kind not in "iuf" or y.dtype.kind not in "iu":
+            return False
+        if x.shape[1:] != x_train.shape[1:] or x.dtype != x_train.dtype:
+            return False
+        if y.shape != x.shape[:1] or y.min() < 0 or y.max() > 9:
+            return False
+        if not -3e38 < float(x.min()) <= float(x.max()) < 3e38:  # NaN, or over float32
+            return False
+    low, high = sorted(float(x.max()) for x in (x_train, x_test))
+    return not 0 < 10 * low < high  # else the one was scaled, the other was not
 
 
 def download(path):
@@ -533,20 +526,24 @@ def download(path):
 
 
 def write_atomically(path, write):
-    """Have write make a temporary file, then move it to path: never half a file."""
+    """Have write make a file beside path, then move it there: never half a file."""
     target = path.resolve()  # replace what a link leads to, not the link
-    with tempfile.TemporaryDirectory(prefix=".mnist-", dir=target.parent) as folder:
-        new = Path(folder, path.name)
+    new = target.with_name(f".mnist-{os.getpid()}{path.suffix}")
+    try:
         write(new)
         os.replace(new, target)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
     if sys.stdout is None:  # the shell has closed it
-        discard_output()
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         main()
+    except FloatingPointError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt as interrupt:
         if not interrupt.args:  # else it came in the training, which main has reported
             print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
