@@ -331,7 +331,10 @@ def draw(history, confusion_matrix, images, labels, probabilities):
             epochs = range(1, len(history[name]) + 1)
             axes.plot(epochs, history[name], ".-", label=label)
     axes.set(title="Loss curves", xlabel="epoch", ylabel="cross-entropy (nats)")
-    axes.set_yscale("log")
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    axes.set_yscale("log", subs=(2, 3, 5))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
     axes.legend()
 
