@@ -97,7 +97,8 @@ def main():
     run |= {"test_loss": loss, "test_accuracy": accuracy}
     confusion_matrix = np.zeros((10, 10), int)  # [true digit, predicted digit]
     np.add.at(confusion_matrix, (test_labels, probabilities.argmax(axis=1)), 1)
-    report(loss, accuracy, confusion_matrix, run.get("val_accuracy", 0))
+    report(loss, accuracy, confusion_matrix)
+    warn_if_guessing(y_test, probabilities, run.get("val_accuracy", 0))
     saved.append(save(LOG_PATH, lambda path: append_run(path, run)))
     if PLOT_PATH is not None:
         test = test_images, test_labels, probabilities
@@ -227,28 +228,18 @@ def train(model, x_train, y_train, x_val, y_val):
 
 
 def evaluate(model, x, y):
-    """Return the loss (nats), accuracy (0 to 1) and probabilities, (N, 10), on x, y.
-
-    The loss is the cross-entropy: minus the natural logarithm of the true digit's
-    probability, averaged. Unlike fit's, it never holds a penalty such as l2, which an
-    edit may add; so runs stay comparable.
-    """
+    """Return the loss (nats), accuracy (0 to 1) and probabilities, (N, 10), on x, y."""
+    loss = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     probabilities = model.predict(x, verbose=0)
-    loss = keras.losses.CategoricalCrossentropy()(y, probabilities)
     accuracy = np.mean(probabilities.argmax(axis=1) == y.argmax(axis=1))
-    return float(loss), float(accuracy), probabilities
+    return loss, float(accuracy), probabilities
 
 
 # The results: on the screen, in files, in a picture
-def report(loss, accuracy, confusion_matrix, val_accuracy=0):
+def report(loss, accuracy, confusion_matrix):
     """Print the results, each digit's accuracy, and the most common mistakes."""
     print(f"test set\nThe test loss is {loss:f}")
     print(f"The accuracy of the model is {accuracy:f}")
-    if not loss < np.log(10):  # 2.303, the loss of ten equal probabilities; also if NaN
-        cause = "the learning rate may be too high or too low"
-        if val_accuracy > 0.5:  # no guess
-            cause = "unlike the validation set, test images and labels don't fit"
-        print(f"No better than guessing: {cause}")
     totals, correct = confusion_matrix.sum(axis=1), confusion_matrix.diagonal()
     errors = confusion_matrix - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
@@ -259,6 +250,21 @@ def report(loss, accuracy, confusion_matrix, val_accuracy=0):
     for (label, prediction), count in most_common:
         if count:
             print(f"  {label} read as {prediction}: {count}")
+
+
+def warn_if_guessing(y, probabilities, val_accuracy):
+    """Print a line if probabilities, (N, 10), are no better than ten equal ones.
+
+    Their cross-entropy decides: minus the natural logarithm of the true digit's
+    probability, averaged; its unit is the nat. It is ln 10 = 2.303 for ten equal ones.
+    The loss won't do: it holds penalties, too, if an edit adds a kernel_regularizer.
+    """
+    cross_entropy = keras.losses.CategoricalCrossentropy()(y, probabilities)
+    if not float(cross_entropy) < np.log(10):  # also if it is NaN
+        cause = "the learning rate may be too high or too low"
+        if val_accuracy > 0.5:  # no guess
+            cause = "test images and labels don't fit, unlike the validation set's"
+        print(f"No better than guessing: {cause}")
 
 
 def save(path, write):
