@@ -45,11 +45,11 @@ def load(path):
     return module
 
 
-def start_script(path, environment=(), **streams):
+def start_script(path, environment=(), args=(), **streams):
     """Start the script as a user does, from another folder than its own."""
     settings = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
     return subprocess.Popen(
-        [sys.executable, "-W", "always::UserWarning", str(path)],
+        [sys.executable, "-W", "always::UserWarning", str(path), *args],
         cwd=path.anchor,
         env={**os.environ, **settings, **dict(environment)},
         text=True,

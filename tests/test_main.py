@@ -66,15 +66,21 @@ def test_results_are_of_the_test_set(digits, main, small, tmp_path):
 
 
 def test_loss_that_is_not_finite(quick, tmp_path, capsys):
-    """The training ends at once, and earlier files stay as they are."""
+    """The training ends at once and is logged; earlier files stay as they are."""
     (tmp_path / "a.keras").write_text("earlier")
     quick(MODEL_PATH=tmp_path / "a.keras", LOG_PATH=tmp_path / "a.jsonl")
     quick(ACTIVATION="relu", LEARNING_RATE=1e30, EPOCHS=50)
-    with pytest.raises(SystemExit, match="LEARNING_RATE = 1e[+]30 is probably too hi"):
+    quick(PLOT_PATH=tmp_path / "a.png")
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train_mnist.main()
     assert capsys.readouterr().out.count("Epoch ") < 3
     assert (tmp_path / "a.keras").read_text() == "earlier"
-    assert os.listdir(tmp_path) == ["a.keras"]
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "a.keras"]
+    run = json.loads((tmp_path / "a.jsonl").read_text())
+    assert run["val_loss"] is run["test_loss"] is None
+    quick(LEARNING_RATE=0.1, EPOCHS=1, PLOT_PATH=None)
+    train_mnist.main()
+    assert "  LEARNING_RATE 1e+30 -> 0.1\n" in capsys.readouterr().out
 
 
 def test_mistake_after_the_training(quick, monkeypatch, tmp_path):
@@ -105,6 +111,7 @@ def test_script(edits, constants, status, left, quick_copy, monkeypatch):
     path = quick_copy(*edits, **constants)
     monkeypatch.setenv("MPLBACKEND", "agg")  # is set back after the test
     monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "argv", ["train_mnist.py"])
     try:
         runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
@@ -131,7 +138,7 @@ def test_output_and_files(whole_run):
     assert sorted(wrote) == [f"Wrote {folder / name}" for name in FILES]
     assert sorted(os.listdir(folder)) == ALL
     model = keras.models.load_model(folder / "mnist_mlp.keras")
-    assert (model.input_shape, model.inputs[0].dtype) == ((None, 784), "uint8")
+    assert (model.input_shape, model.inputs[0].dtype) == ((None, 784), "float32")
     assert model.steps_per_execution == 1  # as PyTorch demands
     with np.load(ROOT / "mnist.npz") as data:
         probabilities = model.predict(data["x_test"].reshape(-1, 784), verbose=0)
@@ -143,6 +150,50 @@ def test_output_and_files(whole_run):
     assert lines[at + 3] == f"{10_000 - right} of 10000 test images are wrong."
     with Image.open(folder / "mnist_mlp.png") as picture:
         assert np.asarray(picture).std() > 10
+
+
+@pytest.mark.parametrize("argument", ["--help", "3"])
+def test_argument(argument, quick_copy, start):
+    """There are no options: a line, the status 2, and nothing is trained."""
+    path = quick_copy()
+    status, out, err = result(start(path, args=[argument]))
+    assert (status, out, len(err)) == (2, "", 1)
+    assert os.listdir(path.parent) == ["train_mnist.py"]
+
+
+def test_script_that_diverges(quick_copy, start):
+    path = quick_copy(LEARNING_RATE=1e30, ACTIVATION="relu", EPOCHS=2)
+    status, _, err = result(start(path))
+    assert (status, len(err)) == (1, 1)
+    assert sorted(os.listdir(path.parent)) == [FILES[0], "train_mnist.py"]
+
+
+@on_posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_other_signals(name, quick_copy, start):
+    """They end the training as Ctrl-C does; the next run is told how far it came."""
+    path = quick_copy(EPOCHS=5000)
+    process = start(path)
+    wait_for_line(process, "Epoch 2/")
+    process.send_signal(getattr(signal, name))
+    assert result(process)[::2] == (128 + getattr(signal, name), [])
+    assert sorted(os.listdir(path.parent)) == ALL
+    run = json.loads((path.parent / FILES[0]).read_text())
+    assert run["interrupted"]
+    status, out, _ = result(start(quick_copy(EPOCHS=1)))
+    assert status == 0
+    assert f"\n  epochs trained {run['epochs']} -> 1\n" in out
+
+
+def test_old_console(quick_copy, tmp_path, start):
+    """On cp1252, in a folder with a letter that it lacks."""
+    folder = tmp_path / "\u0141"
+    folder.mkdir()
+    path = quick_copy(EPOCHS=1).rename(folder / "train_mnist.py")
+    status, out, err = result(start(path, {"PYTHONIOENCODING": "cp1252"}))
+    assert (status, err) == (0, [])
+    assert "The accuracy of the model is" in out
+    assert sorted(os.listdir(folder)) == ALL
 
 
 @on_posix

@@ -7,24 +7,19 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import CONSTANTS
+from helpers import CONSTANTS, edited, load
 
 import train_mnist
 
 
-@pytest.mark.parametrize("loss", [2.302, 2.303, np.inf, np.nan])
-def test_report(loss, capsys):
-    """A guess is no better than equal probabilities, whatever the accuracy."""
+def test_report(capsys):
     confusions = np.zeros((10, 10), int)
     confusions[4, [4, 9]], confusions[7, [7, 9]], confusions[1, 1] = (9, 11), (3, 2), 3
     confusions[0, 1:6] = 1, 1, 2, 1, 1
-    train_mnist.report(loss, 15 / 34, confusions)
-    lines = capsys.readouterr().out.splitlines()
-    guess = "No better than guessing: LEARNING_RATE = 0.01 may be too high or too low"
-    assert (guess in lines) == (loss != 2.302)
-    assert [line for line in lines if line != guess] == [
+    train_mnist.report(2.5, 15 / 34, confusions)
+    assert capsys.readouterr().out.splitlines() == [
         "test set",
-        f"The test loss is {loss:f}",
+        "The test loss is 2.500000",
         "The accuracy of the model is 0.441176",
         "19 of 34 test images are wrong.",
         "digit         0     1     2     3     4     5     6     7     8     9",
@@ -39,6 +34,25 @@ def test_report(loss, capsys):
     assert capsys.readouterr().out.endswith("\naccuracy " + " 1.000" * 10 + "\n")
 
 
+@pytest.mark.parametrize(
+    ("true", "val_accuracy", "said"),
+    [
+        (0.101, 0, ""),
+        (0.099, 0, "the learning rate"),
+        (0.0, 0.5, "the learning rate"),
+        (np.nan, 0, "the learning rate"),
+        (0.0, 0.9, "test images and labels don't fit"),
+    ],
+)
+def test_guess(true, val_accuracy, said, capsys):
+    """It is no better than equal probabilities, whatever the accuracy."""
+    probabilities = np.where(np.eye(10), true, (1 - true) / 9)
+    train_mnist.warn_if_guessing(np.eye(10), probabilities, val_accuracy)
+    out = capsys.readouterr().out
+    assert out.startswith(f"No better than guessing: {said}" if said else "")
+    assert bool(out) == bool(said)
+
+
 # The log of the runs
 @pytest.fixture
 def log(monkeypatch, tmp_path):
@@ -47,25 +61,29 @@ def log(monkeypatch, tmp_path):
     monkeypatch.setattr(train_mnist.time, "strftime", lambda layout: moment)
 
     def log(test=0.9431, **validation):
-        train_mnist.append_run(log.path, {**validation, "test_accuracy": test})
+        run = {"epochs": 100, **validation, "test_accuracy": test}
+        train_mnist.append_run(log.path, run)
 
     log.path = tmp_path / "log.jsonl"
     return log
 
 
-def test_runs_are_logged(quick, tmp_path, capsys):
+def test_runs_are_logged(quick, tmp_path, monkeypatch, capsys):
     """A line each, with the whole numbers that are printed, and all constants."""
     path = tmp_path / "log.jsonl"
     quick(LOG_PATH=path)
     loss, accuracy = train_mnist.main()
     quick(DROPOUT=0.2)
+    monkeypatch.setattr(train_mnist, "API_KEY", "secret", raising=False)
     train_mnist.main()
     out = capsys.readouterr().out
     first, second = map(json.loads, path.read_text().splitlines())
     assert (first["test_loss"], first["test_accuracy"]) == (loss, accuracy)
     assert first["interrupted"] is False
-    for name in "loss", "accuracy", "val_loss", "val_accuracy":
+    for name in "val_loss", "val_accuracy":
         assert f" {name}: {first[name]:.4f}" in out
+        assert f"{name} {first[name]:f}" in out
+    assert "secret" not in path.read_text()
     assert f"The training took {first['seconds']:.1f} s." in out
     assert CONSTANTS.keys() < first.keys()
     assert {k for k in first if k.isupper() and first[k] != second[k]} == {"DROPOUT"}
@@ -100,9 +118,7 @@ BROKEN = [
     '{"time": ""}',
     "\ufeff\u2028",
 ]
-BROKEN += [
-    json.dumps({**CONSTANTS, "time": "", "test_accuracy": x}) for x in ("?", None)
-]
+BROKEN += [json.dumps({**CONSTANTS, "time": "", "test_accuracy": "?"})]
 
 
 @pytest.mark.parametrize("line", BROKEN)
@@ -117,12 +133,40 @@ def test_line_before_that_is_no_run(line, log, capsys):
     assert json.loads(after.splitlines()[-1])["test_accuracy"] == 0.9431
 
 
+def test_changes_of_the_file_and_of_epochs(log, constants, monkeypatch, capsys):
+    """A constant that the line before lacks is new; an interrupted run is shorter."""
+    log()
+    names = [*train_mnist.constant_names, "L2"]
+    monkeypatch.setattr(train_mnist, "constant_names", names)
+    monkeypatch.setattr(train_mnist, "L2", 0.0, raising=False)
+    train_mnist.append_run(log.path, {"epochs": 3, "test_accuracy": 0.5})
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  L2 (new) -> 0.0",
+        "  epochs trained 100 -> 3",
+        "  test accuracy 0.9431 -> 0.5000",
+    ]
+
+
+def test_only_constants_are_logged(tmp_path):
+    """Those of the file, whatever upper-case names stand above and below them."""
+    key = 'API_KEY = "secret"'
+    edits = (
+        ("\n# Data; ", f"\n{key}\n# Data; "),
+        ("\n\ndef main", f"\n{key}\n\n\ndef main"),
+    )
+    edits = *edits, ("\nDROPOUT = ", "\nL2 = 0.0\nDROPOUT = ")
+    names = load(edited(tmp_path, *edits)).constant_names
+    assert {*names} == {*CONSTANTS, "L2"}
+
+
 def test_two_runs_at_once(log):
     """Each appends its whole line, whatever the other has added since it began."""
     with open(log.path, "a+", encoding="utf-8") as other:
         log()
         other.write(f"{json.dumps({'time': 'other'})}\n")
+    before = log.path.stat().st_ino
     log()
+    assert log.path.stat().st_ino == before
     times = [json.loads(line)["time"] for line in log.path.read_text().splitlines()]
     assert times == ["2026-11-25 05:52:01", "other", "2026-11-25 05:52:01"]
 
@@ -231,6 +275,6 @@ def test_links_are_kept(tmp_path):
     link.symlink_to(tmp_path / "a.txt")
     with pytest.raises(SystemExit, match="not an npz file"):
         train_mnist.load_data(link)
-    train_mnist.write_atomically(link, lambda new: new.write_text(new.name))
-    assert (tmp_path / "a.txt").read_text() == "mnist.npz"
+    train_mnist.write_atomically(link, lambda new: new.write_text(new.suffix))
+    assert (tmp_path / "a.txt").read_text() == ".npz"
     assert link.is_symlink()
