@@ -431,7 +431,7 @@ def check_constants():
         ("DATA_URL", lambda x: isinstance(x, str) and x != "", "an address"),
         (
             "STANDARDIZE LINEAR_DECAY NESTEROV",
-            lambda x: isinstance(x, bool),
+            lambda x: type(x) is bool,
             "True or False",
         ),
         ("SHIFT VALIDATION_SPLIT DROPOUT MOMENTUM", within(0, 1), fraction),
