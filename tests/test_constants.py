@@ -108,7 +108,7 @@ BOUNDS = {"SEED": 2**32 - 1, "BATCH_SIZE": 2**31 - 1, "HIDDEN_UNITS": [1]}
 OF_NUMPY = {"SEED": np.int64(3), "HIDDEN_UNITS": (np.int32(30),)}
 OF_NUMPY |= {"BATCH_SIZE": np.uint8(200), "EPOCHS": np.int8(1)}
 OF_NUMPY |= {"LEARNING_RATE": np.float32(0.1), "DECAY": np.int64(1)}
-OF_NUMPY |= {"DROPOUT": Fraction(1, 4), "WEIGHT_DECAY": np.float16(0.01)}
+OF_NUMPY |= {"DROPOUT": Fraction(1, 4), "WEIGHT_DECAY": np.float32(0.01)}
 
 
 @pytest.mark.parametrize(
