@@ -67,7 +67,8 @@ def test_results_are_of_the_test_set(digits, main, small, tmp_path):
 
 def test_loss_that_is_not_finite(quick, tmp_path, capsys):
     """The training ends at once and is logged; earlier files stay as they are."""
-    (tmp_path / "a.keras").write_text("earlier")
+    for name in "a.keras", "a.png":
+        (tmp_path / name).write_text("earlier")
     quick(MODEL_PATH=tmp_path / "a.keras", LOG_PATH=tmp_path / "a.jsonl")
     quick(ACTIVATION="relu", LEARNING_RATE=1e30, EPOCHS=50)
     quick(PLOT_PATH=tmp_path / "a.png")
@@ -75,7 +76,7 @@ def test_loss_that_is_not_finite(quick, tmp_path, capsys):
         train_mnist.main()
     assert capsys.readouterr().out.count("Epoch ") < 3
     assert (tmp_path / "a.keras").read_text() == "earlier"
-    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "a.keras"]
+    assert (tmp_path / "a.png").read_text() == "earlier"
     run = json.loads((tmp_path / "a.jsonl").read_text())
     assert run["val_loss"] is run["test_loss"] is None
     quick(LEARNING_RATE=0.1, EPOCHS=1, PLOT_PATH=None)
@@ -190,7 +191,9 @@ def test_old_console(quick_copy, tmp_path, start):
     folder = tmp_path / "\u0141"
     folder.mkdir()
     path = quick_copy(EPOCHS=1).rename(folder / "train_mnist.py")
-    status, out, err = result(start(path, {"PYTHONIOENCODING": "cp1252"}))
+    status, out, err = result(
+        start(path, {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"})
+    )
     assert (status, err) == (0, [])
     assert "The accuracy of the model is" in out
     assert sorted(os.listdir(folder)) == ALL
@@ -214,8 +217,9 @@ def test_ctrl_c_in_a_pipe(reader, quick_copy, start):
     process.send_signal(signal.SIGINT)
     status, out, err = result(process)
     assert (status, err) == (0 if reader else 130, [])
-    assert ("Epoch 20/20" in out) == reader
-    assert "Interrupted" not in out
+    if reader:
+        assert "Epoch 20/20" in out
+        assert "Interrupted" not in out
     assert sorted(os.listdir(path.parent)) == ALL
     run = json.loads((path.parent / FILES[0]).read_text())
     assert run["interrupted"] == (not reader)

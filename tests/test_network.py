@@ -30,7 +30,6 @@ def test_preprocess_and_split(fraction, count, rows, small, constants):
     """The training set comes first, the validation set is the rest; none is empty."""
     x, y = rows
     assert (x.shape, x.dtype) == ((3000, 784), "uint8")
-    assert np.shares_memory(x, small["x_train"])
     assert y.dtype == "float32"
     assert (y == np.eye(10)[small["y_train"]]).all()
     constants(VALIDATION_SPLIT=fraction)
@@ -297,6 +296,27 @@ def test_progress_bar_in_a_notebook_and_a_fit_that_fails(
     with pytest.raises(TypeError):
         fit(lambda **options: asked.update(options) or {**options, "epochs": "many"})
     assert asked["verbose"] == verbose
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_ignored_signal_stays_ignored(fit):
+    """As with nohup: the training goes on, and nothing is handled afterwards."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hang_up = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: signal.raise_signal(signal.SIGHUP)
+    )
+    try:
+        history, _, number = fit(
+            lambda callbacks, **rest: {
+                **rest,
+                "callbacks": [*callbacks, hang_up],
+                "epochs": 2,
+            }
+        )
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (len(history["loss"]), number) == (2, None)
 
 
 def test_trains_in_a_thread(quick, capsys):
