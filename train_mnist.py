@@ -253,14 +253,15 @@ def report(loss, accuracy, confusion_matrix):
 
 
 def warn_if_guessing(y, probabilities, val_accuracy):
-    """Print a line if probabilities, (N, 10), are no better than ten equal ones.
+    """Print a line if probabilities, (N, 10), are hardly better than ten equal ones.
 
     Their cross-entropy decides: minus the natural logarithm of the true digit's
     probability, averaged; its unit is the nat. It is ln 10 = 2.303 for ten equal ones.
     The loss won't do: it holds penalties, too, if an edit adds a kernel_regularizer.
     """
     cross_entropy = keras.losses.CategoricalCrossentropy()(y, probabilities)
-    if not float(cross_entropy) < np.log(10):  # also if it is NaN
+    # Who knows but how common each digit is comes to 2.301. "not": also if it is NaN.
+    if not float(cross_entropy) < 0.99 * np.log(10):
         cause = "the learning rate may be too high or too low"
         if val_accuracy > 0.5:  # no guess
             cause = "test images and labels don't fit, unlike the validation set's"

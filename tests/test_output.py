@@ -37,8 +37,8 @@ def test_report(capsys):
 @pytest.mark.parametrize(
     ("true", "val_accuracy", "said"),
     [
-        (0.101, 0, ""),
-        (0.099, 0, "the learning rate"),
+        (0.104, 0, ""),
+        (0.101, 0, "the learning rate"),
         (0.0, 0.5, "the learning rate"),
         (np.nan, 0, "the learning rate"),
         (0.0, 0.9, "test images and labels don't fit"),
