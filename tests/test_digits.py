@@ -10,8 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import README
-from matplotlib.backend_bases import MouseEvent
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backend_bases import FigureManagerBase, MouseEvent
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -31,7 +30,7 @@ def folder(model, monkeypatch, tmp_path):
     quick = lambda path: model if Path(path).read_bytes() == b"model" else load(path)
     monkeypatch.setattr(keras.models, "load_model", quick)
     plt.switch_backend("agg")
-    monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", "tk")
+    monkeypatch.setattr(plt, "FigureManagerBase", None)  # as if agg opened windows
     monkeypatch.setattr(plt, "show", lambda: None)
     (tmp_path / "mnist_mlp.keras").write_bytes(b"model")
     monkeypatch.chdir("/")
@@ -179,7 +178,7 @@ def test_mouse(folder):
 
 @pytest.mark.parametrize("backend", ["agg", "svg", "pdf", "ps"])
 def test_backend_without_a_window(backend, folder, monkeypatch):
-    monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", None)
+    monkeypatch.setattr(plt, "FigureManagerBase", FigureManagerBase)
     plt.switch_backend(backend)
     with pytest.raises(SystemExit, match=r"^no window system[^\n]+$"):
         run(DRAW, folder)
