@@ -7,6 +7,7 @@ import runpy
 import struct
 
 import numpy as np
+import pytest
 from helpers import CONSTANTS, README, ROOT
 from PIL import Image
 
@@ -37,22 +38,62 @@ def test_recipes_and_every_assignment_in_the_text(constants):
         train_mnist.check_constants()
 
 
-def test_another_data_set(tmp_path, monkeypatch):
-    """Four small idx files become an npz file that load_data welcomes."""
-    monkeypatch.chdir(tmp_path)
-    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), "uint8")
-    labels = np.arange(20, dtype="uint8") % 10
+def idx(array):
+    """The content of an idx file."""
+    header = struct.pack(f">{1 + array.ndim}i", 2048 + array.ndim, *array.shape)
+    return header + array.tobytes()
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 28, 28), "uint8")
+LABELS = np.arange(20, dtype="uint8") % 10
+
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch):
+    """Four small idx files, and the function that runs the program beside them."""
     for part in "train", "t10k":
-        with gzip.open(f"{part}-images-idx3-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">4i", 2051, *images.shape) + images.tobytes())
-        with gzip.open(f"{part}-labels-idx1-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">2i", 2049, len(labels)) + labels.tobytes())
+        for name, array in ("images-idx3", IMAGES), ("labels-idx1", LABELS):
+            content = gzip.compress(idx(array))
+            (tmp_path / f"{part}-{name}-ubyte.gz").write_bytes(content)
     (tmp_path / "convert.py").write_text(CONVERT)
-    runpy.run_path("convert.py")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return lambda: runpy.run_path(str(tmp_path / "convert.py"))
+
+
+@pytest.mark.parametrize(
+    "name", [None, "t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"]
+)
+def test_another_data_set(name, convert, tmp_path):
+    """Four idx files, packed or not, become an npz file that load_data welcomes."""
+    if name:
+        (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
+        (tmp_path / name).write_bytes(idx(IMAGES))
+    convert()
     (path,) = tmp_path.glob("*.npz")
     for x, y in train_mnist.load_data(path):
-        assert (x == images).all()
-        assert (y == labels).all()
+        assert (x == IMAGES).all()
+        assert (y == LABELS).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"<html>",
+        gzip.compress(b"<html>", mtime=0),
+        gzip.compress(idx(IMAGES), mtime=0)[:-99],
+        b"",
+    ]
+    + [idx(IMAGES)[:-1], idx(IMAGES) + b"0", idx(LABELS), idx(IMAGES[:9])],
+)
+def test_a_file_to_fetch_again(content, convert, tmp_path):
+    """Missing, a page, cut off, of another kind or length: one line names it."""
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(SystemExit, match=r"^t10k[^\n]+fetch [^\n]+$"):
+        convert()
+    assert not [*tmp_path.glob("*.npz")]
 
 
 def test_sweep(constants, monkeypatch, tmp_path):
