@@ -41,16 +41,16 @@ DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.np
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
 SHIFT = 0.0  # move each training image at random, by up to this fraction of its size
-VALIDATION_SPLIT = 0.3  # last fraction of the training set, to choose constants by
+VALIDATION_SPLIT = 0.3  # last fraction, not trained on: choose constants by it; 0: none
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
 DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, below 1
 # Training, by stochastic gradient descent, one batch per step
-LEARNING_RATE = 0.01  # above 0; a step changes the weights by this times the gradient
+LEARNING_RATE = 0.01  # above 0; a step subtracts this times the loss's gradient
 DECAY = 1e-6  # at step n, the learning rate is LEARNING_RATE / (1 + DECAY * n)
-LINEAR_DECAY = False  # True: instead, the rate falls evenly to 0 at the last step
-WEIGHT_DECAY = 0.0  # at each step, weights shrink by this fraction of the rate
+LINEAR_DECAY = False  # True: not DECAY, but evenly down to 0 after the last step
+WEIGHT_DECAY = 0.0  # a step takes this * learning rate of each weight away
 MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
 NESTEROV = True  # take the gradient after the momentum part of a step; True or False
 BATCH_SIZE = 200  # images per step
@@ -61,7 +61,7 @@ MODEL_PATH = "mnist_mlp.keras"  # the trained model; None: not saved
 PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: not drawn
 LOG_PATH = "mnist_mlp.jsonl"  # a line of JSON is added by each run; None: not written
 
-# What is logged: the names from DATA_PATH to LOG_PATH, and no other.
+# Logged are the names from DATA_PATH to LOG_PATH; put a constant of yours between.
 names = list(globals())
 constant_names = names[names.index("DATA_PATH") : names.index("LOG_PATH") + 1]
 
@@ -69,8 +69,8 @@ constant_names = names[names.index("DATA_PATH") : names.index("LOG_PATH") + 1]
 def main():
     """Load, train, save, evaluate, report, log and draw.
 
-    Returns the test loss (nats) and accuracy (0 to 1). Exits with a message that says
-    what is wrong with a constant or a file. Once the run is logged, raises
+    Returns the test loss (nats, see warn_if_guessing) and accuracy (0 to 1). Exits with
+    a message if a constant or a file is wrong. Once the run is logged, raises
     FloatingPointError if it diverged, KeyboardInterrupt(number) if a signal stopped it.
     """
     check_constants()
@@ -85,11 +85,12 @@ def main():
     run = {"seconds": seconds, "epochs": len(history["loss"])}
     run["interrupted"] = stopped_by is not None
     if not all(np.isfinite(weights).all() for weights in model.get_weights()):
-        run |= {"val_loss": np.nan, "test_loss": np.nan}
+        names = "val_loss", "val_accuracy", "test_loss", "test_accuracy"
+        run |= dict.fromkeys(names)  # None
         save(LOG_PATH, lambda path: append_run(path, run))
         raise FloatingPointError("Weights NaN or infinite: lower the learning rate")
     saved = [save(MODEL_PATH, lambda path: write_atomically(path, model.save))]
-    if len(x_val):  # the history's last values are not the model's if weights went back
+    if len(x_val):  # anew: EarlyStopping may restore an earlier epoch's weights
         run["val_loss"], run["val_accuracy"], _ = evaluate(model, x_val, y_val)
         print("val_loss {val_loss:f}, val_accuracy {val_accuracy:f}".format(**run))
     x_test, y_test = preprocess(test_images, test_labels)
@@ -179,12 +180,12 @@ def build_model(x_train, image_shape):
     model.add(keras.layers.Dense(10, activation="softmax"))
     schedules = keras.optimizers.schedules
     # float(): with an int rate Keras would round DECAY; it refuses an int momentum.
-    learning_rate = schedules.InverseTimeDecay(float(LEARNING_RATE), 1, float(DECAY))
+    rate = float(LEARNING_RATE)
     if LINEAR_DECAY:
-        steps = EPOCHS * np.ceil(len(x_train) / BATCH_SIZE)
-        learning_rate = schedules.PolynomialDecay(
-            float(LEARNING_RATE), float(steps), 0.0
-        )
+        steps = float(EPOCHS * np.ceil(len(x_train) / BATCH_SIZE))
+        learning_rate = schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
+    else:
+        learning_rate = schedules.InverseTimeDecay(rate, 1, float(DECAY))
     options = {"nesterov": NESTEROV, "weight_decay": float(WEIGHT_DECAY) or None}
     optimizer = keras.optimizers.SGD(learning_rate, float(MOMENTUM), **options)
     model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
@@ -200,11 +201,14 @@ def train(model, x_train, y_train, x_val, y_val):
     """
     backend = keras.backend.backend()  # "tensorflow", if no other has been chosen
     if backend == "tensorflow":  # the dataset shuffles, so fit need not
-        training = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
-        validation = to_dataset(x_val, y_val, shuffle=False)
+        fit_options = {
+            "x": to_dataset(x_train, y_train, shuffle=True),
+            "shuffle": False,
+        }
+        validation_data = to_dataset(x_val, y_val, shuffle=False)
     else:
-        training = {"x": x_train, "y": y_train, "batch_size": int(BATCH_SIZE)}
-        validation = x_val, y_val
+        fit_options = {"x": x_train, "y": y_train, "batch_size": int(BATCH_SIZE)}
+        validation_data = x_val, y_val
     if backend != "torch":  # PyTorch can take only one step at a time
         # Ten steps run as one: Keras's code between steps takes a fifth of the time.
         # An argument of compile() would be saved with the model, and fail in PyTorch.
@@ -213,9 +217,9 @@ def train(model, x_train, y_train, x_val, y_val):
     start = time.perf_counter()
     with StopOnSignal() as stop_on_signal:
         history = model.fit(
-            **training,
+            **fit_options,
             epochs=int(EPOCHS),
-            validation_data=validation if len(x_val) else None,
+            validation_data=validation_data if len(x_val) else None,
             # 1: a progress bar; 2: a line per epoch
             verbose=1 if has_bar or "ipykernel" in sys.modules else 2,
             callbacks=[stop_on_signal, keras.callbacks.TerminateOnNaN()],
@@ -260,7 +264,7 @@ def warn_if_guessing(y, probabilities, val_accuracy):
     The loss won't do: it holds penalties, too, if an edit adds a kernel_regularizer.
     """
     cross_entropy = keras.losses.CategoricalCrossentropy()(y, probabilities)
-    # Who knows but how common each digit is comes to 2.301. "not": also if it is NaN.
+    # Knowing only how common each digit is gives 2.301. "not <" also catches a NaN.
     if not float(cross_entropy) < 0.99 * np.log(10):
         cause = "the learning rate may be too high or too low"
         if val_accuracy > 0.5:  # no guess
@@ -287,8 +291,9 @@ def save(path, write):
 def append_run(path, run):
     """Append a run and all constants to a file as one line of JSON; print changes."""
     run = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), **run}
-    losses = [name for name in ("val_loss", "test_loss") if name in run]
-    run |= {name: None for name in losses if np.isnan(run[name])}  # JSON has no NaN
+    for name in "val_loss", "test_loss":
+        if run.get(name) is not None and not np.isfinite(run[name]):
+            run[name] = None  # JSON has no NaN
     run |= {name: globals()[name] for name in constant_names}
     # Of what JSON has not, NumPy's numbers become Python's, and a Path its text.
     line = json.dumps(run, default=lambda x: x.item() if hasattr(x, "item") else str(x))
@@ -312,10 +317,10 @@ def print_changes(old, new):
         lines.append(f"  epochs trained {epochs[0]} -> {epochs[1]}")
     results = []
     for name in "val_loss", "val_accuracy", "test_accuracy":
-        if old.get(name) is not None and new.get(name) is not None:
-            title = name.replace("test_", "test ")
-            results.append(f"{title} {old[name]:.4f} -> {new[name]:.4f}")
-    lines.append(f"  {', '.join(results) or 'diverged'}")
+        if name in old and name in new:  # None: the run diverged
+            a, b = ("nan" if x is None else f"{x:.4f}" for x in (old[name], new[name]))
+            results.append(f"{name.replace('test_', 'test ')} {a} -> {b}")
+    lines.append(f"  {', '.join(results)}")
     print("\n".join(lines))
 
 
@@ -500,7 +505,7 @@ def read_arrays(path):
         if are_data(*arrays):
             return arrays
     except Exception as error:  # noqa: BLE001, a damaged file raises a dozen types
-        # Not its text: NumPy's advises to unpickle, which would run foreign code.
+        # Without its text: NumPy's may advise to unpickle, which runs foreign code.
         fault += f" ({type(error).__name__})"
     sys.exit(f"{path}: {fault}")
 

@@ -65,6 +65,11 @@ def test_results_are_of_the_test_set(digits, main, small, tmp_path):
         assert "guessing" not in out
 
 
+def json_loss(folder):
+    """The val_loss of the last run in the log."""
+    return json.loads((folder / "a.jsonl").read_text().splitlines()[-1])["val_loss"]
+
+
 def test_loss_that_is_not_finite(quick, tmp_path, capsys):
     """The training ends at once and is logged; earlier files stay as they are."""
     for name in "a.keras", "a.png":
@@ -81,7 +86,9 @@ def test_loss_that_is_not_finite(quick, tmp_path, capsys):
     assert run["val_loss"] is run["test_loss"] is None
     quick(LEARNING_RATE=0.1, EPOCHS=1, PLOT_PATH=None)
     train_mnist.main()
-    assert "  LEARNING_RATE 1e+30 -> 0.1\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "  LEARNING_RATE 1e+30 -> 0.1\n" in out
+    assert f"  val_loss nan -> {json_loss(tmp_path):.4f}, val_accuracy nan -> " in out
 
 
 def test_mistake_after_the_training(quick, monkeypatch, tmp_path):

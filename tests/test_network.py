@@ -30,6 +30,7 @@ def test_preprocess_and_split(fraction, count, rows, small, constants):
     """The training set comes first, the validation set is the rest; none is empty."""
     x, y = rows
     assert (x.shape, x.dtype) == ((3000, 784), "uint8")
+    assert np.shares_memory(x, small["x_train"])
     assert y.dtype == "float32"
     assert (y == np.eye(10)[small["y_train"]]).all()
     constants(VALIDATION_SPLIT=fraction)
@@ -168,11 +169,20 @@ def test_every_image_is_seen_once_an_epoch(size, batch_size, constants):
         assert len(set(orders)) == (3 if shuffle else 1)
 
 
-def test_train_and_evaluate(quick, rows, build, capsys):
+def test_train_and_evaluate(quick, rows, build, monkeypatch, capsys):
     """On all images, in 22 steps an epoch, of which ten are run at a time."""
+    made, make = [], train_mnist.to_dataset
+
+    def to_dataset(x, y, shuffle):
+        made.append((len(x), shuffle))
+        return make(x, y, shuffle)
+
+    monkeypatch.setattr(train_mnist, "to_dataset", to_dataset)
     quick(BATCH_SIZE=97, EPOCHS=2)
     model, parts = build(), train_mnist.split(*rows)
     history, seconds, interrupted = train_mnist.train(model, *parts)
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    assert made == ([(2100, True), (900, False)] if on_tensorflow else [])
     assert int(model.optimizer.iterations) == 2 * 22
     assert history.keys() == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert f"The training took {seconds:.1f} s." in capsys.readouterr().out
@@ -198,6 +208,7 @@ CONVOLUTION = (
 
 @pytest.mark.parametrize("edit", [*EDITS, METRIC, L2, CONVOLUTION])
 def test_edits_that_users_make_first(edit, small_file, tmp_path):
+    assert len(EDITS) == 5
     edits = [edit]
     if "ReduceLROnPlateau" in edit[1]:  # needs the row above it
         edits.append(next(row for row in EDITS if "float(LEARNING_RATE)" in row[1]))
@@ -208,10 +219,9 @@ def test_edits_that_users_make_first(edit, small_file, tmp_path):
 
 
 @pytest.mark.parametrize("break_off", [False, True])
-def test_what_is_logged_is_the_saved_model_s(break_off, quick, small, tmp_path):
+def test_what_is_logged_is_the_saved_model_s(break_off, small, tmp_path):
     """Best weights are restored, after worse epochs or after one that diverged."""
-    stop = 'keras.callbacks.EarlyStopping("val_loss", 2, restore_best_weights=True)'
-    stop = stop.replace('"val_loss", 2', '"val_loss", patience=2')
+    stop = "keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)"
     edits = [("callbacks=[stop_on_signal,", f"callbacks=[stop_on_signal, {stop},")]
     if break_off:
         change = "lambda epoch, rate: 1e30 if epoch > 1 else 0.1"

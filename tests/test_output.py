@@ -133,7 +133,7 @@ def test_line_before_that_is_no_run(line, log, capsys):
     assert json.loads(after.splitlines()[-1])["test_accuracy"] == 0.9431
 
 
-def test_changes_of_the_file_and_of_epochs(log, constants, monkeypatch, capsys):
+def test_changes_of_the_file_and_of_epochs(log, monkeypatch, capsys):
     """A constant that the line before lacks is new; an interrupted run is shorter."""
     log()
     names = [*train_mnist.constant_names, "L2"]
