@@ -23,13 +23,13 @@ import urllib.request
 from numbers import Integral, Real
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: warnings and errors
-if __name__ == "__main__" and "ipykernel" not in sys.modules:
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: fewer notes
+if __name__ == "__main__" and "ipykernel" not in sys.modules:  # not in a notebook
     if len(sys.argv) > 1:
         print("No options: edit the constants at the top of the file", file=sys.stderr)
         sys.exit(2)
     # `import keras` imports matplotlib, which fails if MPLBACKEND names a backend that
-    # isn't here, such as a notebook's, which `!python` inherits; agg always works.
+    # is not here, as a notebook may have it for `!python`; agg always works.
     os.environ["MPLBACKEND"] = "agg"
 import keras
 import numpy as np
@@ -41,7 +41,7 @@ DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.np
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
 SHIFT = 0.0  # move each training image at random, by up to this fraction of its size
-VALIDATION_SPLIT = 0.3  # last fraction, not trained on: choose constants by it; 0: none
+VALIDATION_SPLIT = 0.3  # fraction held back, to choose constants by; 0: none
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
@@ -50,9 +50,9 @@ DROPOUT = 0.5  # fraction of hidden outputs dropped in training; at least 0, bel
 LEARNING_RATE = 0.01  # above 0; a step subtracts this times the loss's gradient
 DECAY = 1e-6  # at step n, the learning rate is LEARNING_RATE / (1 + DECAY * n)
 LINEAR_DECAY = False  # True: not DECAY, but evenly down to 0 after the last step
-WEIGHT_DECAY = 0.0  # a step takes this * learning rate of each weight away
+WEIGHT_DECAY = 0.0  # a step also subtracts this * learning rate * the weight itself
 MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
-NESTEROV = True  # take the gradient after the momentum part of a step; True or False
+NESTEROV = True  # True: take the gradient where the momentum alone would lead
 BATCH_SIZE = 200  # images per step
 EPOCHS = 100  # passes over the training images left by VALIDATION_SPLIT
 SEED = 0  # 0 to 2**32 - 1; same seed, CPU and versions: the same result
@@ -62,7 +62,7 @@ PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: no
 LOG_PATH = "mnist_mlp.jsonl"  # a line of JSON is added by each run; None: not written
 
 # Logged are the names from DATA_PATH to LOG_PATH; put a constant of yours between.
-names = list(globals())
+names = list(globals())  # in the order of their definition
 constant_names = names[names.index("DATA_PATH") : names.index("LOG_PATH") + 1]
 
 
@@ -71,7 +71,7 @@ def main():
 
     Returns the test loss (nats, see warn_if_guessing) and accuracy (0 to 1). Exits with
     a message if a constant or a file is wrong. Once the run is logged, raises
-    FloatingPointError if it diverged, KeyboardInterrupt(number) if a signal stopped it.
+    FloatingPointError if it diverged, KeyboardInterrupt if a signal stopped it.
     """
     check_constants()
     keras.utils.set_random_seed(int(SEED))
@@ -85,12 +85,12 @@ def main():
     run = {"seconds": seconds, "epochs": len(history["loss"])}
     run["interrupted"] = stopped_by is not None
     if not all(np.isfinite(weights).all() for weights in model.get_weights()):
-        names = "val_loss", "val_accuracy", "test_loss", "test_accuracy"
-        run |= dict.fromkeys(names)  # None
-        save(LOG_PATH, lambda path: append_run(path, run))
+        for result in "val_loss", "val_accuracy", "test_loss", "test_accuracy":
+            run[result] = None
+        save(LOG_PATH, lambda path: append_run(path, run), atomically=False)
         raise FloatingPointError("Weights NaN or infinite: lower the learning rate")
-    saved = [save(MODEL_PATH, lambda path: write_atomically(path, model.save))]
-    if len(x_val):  # anew: EarlyStopping may restore an earlier epoch's weights
+    saved = [save(MODEL_PATH, model.save)]
+    if len(x_val):  # anew, as a callback may have restored an earlier epoch's weights
         run["val_loss"], run["val_accuracy"], _ = evaluate(model, x_val, y_val)
         print("val_loss {val_loss:f}, val_accuracy {val_accuracy:f}".format(**run))
     x_test, y_test = preprocess(test_images, test_labels)
@@ -99,14 +99,14 @@ def main():
     confusion_matrix = np.zeros((10, 10), int)  # [true digit, predicted digit]
     np.add.at(confusion_matrix, (test_labels, probabilities.argmax(axis=1)), 1)
     report(loss, accuracy, confusion_matrix)
-    warn_if_guessing(y_test, probabilities, run.get("val_accuracy", 0))
-    saved.append(save(LOG_PATH, lambda path: append_run(path, run)))
+    if accuracy < 0.5:
+        warn_if_guessing(y_test, probabilities, run.get("val_accuracy", 0))
+    saved.append(save(LOG_PATH, lambda path: append_run(path, run), atomically=False))
     if PLOT_PATH is not None:
         test = test_images, test_labels, probabilities
         figure = draw(history, confusion_matrix, *test)
         if figure is not None:
-            write = figure.savefig
-            saved.append(save(PLOT_PATH, lambda path: write_atomically(path, write)))
+            saved.append(save(PLOT_PATH, figure.savefig))
     if stopped_by is not None:  # so that a loop around main() ends, too
         raise KeyboardInterrupt(stopped_by)
     if __name__ == "__main__" and not all(saved):  # tell the shell
@@ -137,7 +137,7 @@ def preprocess(images, labels):
 
     One-hot: 1 at the digit's place, else 0, so 3 becomes 0001000000.
     """
-    one_hot = labels[:, None] == np.arange(10)
+    one_hot = keras.utils.to_categorical(labels, 10)
     return images.reshape(len(images), -1), one_hot.astype("float32")
 
 
@@ -165,9 +165,8 @@ def build_model(x_train, image_shape):
     """
     model = keras.Sequential([keras.Input(x_train.shape[1:])])
     if STANDARDIZE:
-        # One mean and variance for all pixels; 10,000 images do, all would take 0.3 GB.
-        normalization = keras.layers.Normalization(axis=None)
-        normalization.adapt(x_train[:10_000])
+        normalization = keras.layers.Normalization(axis=None)  # one mean for all pixels
+        normalization.adapt(x_train[:10_000])  # measures it; all would take 0.3 GB
         model.add(normalization)
     if SHIFT > 0:  # like Dropout, only in training
         model.add(keras.layers.Reshape((*image_shape, 1)))
@@ -179,15 +178,19 @@ def build_model(x_train, image_shape):
         model.add(keras.layers.Dropout(float(DROPOUT)))
     model.add(keras.layers.Dense(10, activation="softmax"))
     schedules = keras.optimizers.schedules
-    # float(): with an int rate Keras would round DECAY; it refuses an int momentum.
-    rate = float(LEARNING_RATE)
+    # float(): with an int rate Keras rounds DECAY, and an int momentum it refuses.
+    rate = float(LEARNING_RATE)  # without a schedule, a callback may change it
     if LINEAR_DECAY:
         steps = float(EPOCHS * np.ceil(len(x_train) / BATCH_SIZE))
-        learning_rate = schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
-    else:
-        learning_rate = schedules.InverseTimeDecay(rate, 1, float(DECAY))
-    options = {"nesterov": NESTEROV, "weight_decay": float(WEIGHT_DECAY) or None}
-    optimizer = keras.optimizers.SGD(learning_rate, float(MOMENTUM), **options)
+        rate = schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
+    elif DECAY > 0:
+        rate = schedules.InverseTimeDecay(rate, decay_steps=1, decay_rate=float(DECAY))
+    optimizer = keras.optimizers.SGD(
+        rate,
+        momentum=float(MOMENTUM),
+        nesterov=NESTEROV,
+        weight_decay=float(WEIGHT_DECAY) or None,  # 0 would only take time
+    )
     model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
     return model
 
@@ -201,23 +204,21 @@ def train(model, x_train, y_train, x_val, y_val):
     """
     backend = keras.backend.backend()  # "tensorflow", if no other has been chosen
     if backend == "tensorflow":  # the dataset shuffles, so fit need not
-        fit_options = {
-            "x": to_dataset(x_train, y_train, shuffle=True),
-            "shuffle": False,
-        }
+        options = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
         validation_data = to_dataset(x_val, y_val, shuffle=False)
     else:
-        fit_options = {"x": x_train, "y": y_train, "batch_size": int(BATCH_SIZE)}
+        options = {"x": x_train, "y": y_train, "batch_size": int(BATCH_SIZE)}
         validation_data = x_val, y_val
     if backend != "torch":  # PyTorch can take only one step at a time
-        # Ten steps run as one: Keras's code between steps takes a fifth of the time.
+        # Ten steps run as one, with less of Keras's code in between: a fifth less time.
         # An argument of compile() would be saved with the model, and fail in PyTorch.
         model.steps_per_execution = 10
-    has_bar = sys.stdout.isatty() and sys.stdout is sys.__stdout__  # IDLE's is not
+    # IDLE's window calls itself a terminal, but is not the process's own stdout.
+    has_bar = sys.stdout.isatty() and sys.stdout is sys.__stdout__
     start = time.perf_counter()
     with StopOnSignal() as stop_on_signal:
         history = model.fit(
-            **fit_options,
+            **options,
             epochs=int(EPOCHS),
             validation_data=validation_data if len(x_val) else None,
             # 1: a progress bar; 2: a line per epoch
@@ -261,10 +262,10 @@ def warn_if_guessing(y, probabilities, val_accuracy):
 
     Their cross-entropy decides: minus the natural logarithm of the true digit's
     probability, averaged; its unit is the nat. It is ln 10 = 2.303 for ten equal ones.
-    The loss won't do: it holds penalties, too, if an edit adds a kernel_regularizer.
+    The loss won't do: a kernel_regularizer, if you add one, adds penalties to it.
     """
     cross_entropy = keras.losses.CategoricalCrossentropy()(y, probabilities)
-    # Knowing only how common each digit is gives 2.301. "not <" also catches a NaN.
+    # 1 % below: who only knows how common each digit is has 2.301. A NaN is not <, too.
     if not float(cross_entropy) < 0.99 * np.log(10):
         cause = "the learning rate may be too high or too low"
         if val_accuracy > 0.5:  # no guess
@@ -272,13 +273,16 @@ def warn_if_guessing(y, probabilities, val_accuracy):
         print(f"No better than guessing: {cause}")
 
 
-def save(path, write):
-    """Call write(path), unless path is None; return whether it worked."""
+def save(path, write, atomically=True):
+    """Have write(path) make a file, unless path is None; return whether it worked."""
     if path is None:
         return True
     path = beside_script(path)
     try:
-        write(path)
+        if atomically:
+            write_atomically(path, write)
+        else:
+            write(path)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         # The disk is full, say, or there is a layer that Keras can't save.
         print(f"{path}: not written ({error!r})", file=sys.stderr)
@@ -295,14 +299,15 @@ def append_run(path, run):
         if run.get(name) is not None and not np.isfinite(run[name]):
             run[name] = None  # JSON has no NaN
     run |= {name: globals()[name] for name in constant_names}
-    # Of what JSON has not, NumPy's numbers become Python's, and a Path its text.
+    # JSON knows neither NumPy's numbers, which become Python's, nor Paths: their text.
     line = json.dumps(run, default=lambda x: x.item() if hasattr(x, "item") else str(x))
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         file.seek(0)
         before = file.read()
         newline = "\n" if before and not before.endswith("\n") else ""
         file.write(f"{newline}{line}\n")
-    with contextlib.suppress(LookupError, TypeError, ValueError):  # no run is before
+    # The errors of a last line that is no run, or of an empty file
+    with contextlib.suppress(LookupError, TypeError, ValueError):
         print_changes(json.loads(before.splitlines()[-1]), json.loads(line))
 
 
@@ -317,7 +322,8 @@ def print_changes(old, new):
         lines.append(f"  epochs trained {epochs[0]} -> {epochs[1]}")
     results = []
     for name in "val_loss", "val_accuracy", "test_accuracy":
-        if name in old and name in new:  # None: the run diverged
+        if name in old and name in new:
+            # JSON's null, here None, stands for a NaN.
             a, b = ("nan" if x is None else f"{x:.4f}" for x in (old[name], new[name]))
             results.append(f"{name.replace('test_', 'test ')} {a} -> {b}")
     lines.append(f"  {', '.join(results)}")
@@ -342,7 +348,7 @@ def draw(history, confusion_matrix, images, labels, probabilities):
         if name in history:
             epochs = range(1, len(history[name]) + 1)
             axes.plot(epochs, history[name], ".-", label=label)
-    axes.set(title="Loss curves", xlabel="epoch", ylabel="cross-entropy (nats)")
+    axes.set(title="Loss curves", xlabel="epoch", ylabel="loss (nats)")
     axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.set_yscale("log", subs=(2, 3, 5))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -351,8 +357,9 @@ def draw(history, confusion_matrix, images, labels, probabilities):
     axes.legend()
 
     axes = middle.subplots()
-    errors = np.where(np.eye(10), 0, confusion_matrix)  # its diagonal would drown them
-    axes.imshow(errors, cmap="Oranges", vmax=2 * errors.max())  # pale under the text
+    # The colours leave out the right answers, whose counts are a hundred times larger.
+    errors = np.where(np.eye(10), 0, confusion_matrix)
+    axes.imshow(errors, cmap="Oranges", vmax=2 * errors.max())  # 2: pale under the text
     for (label, prediction), count in np.ndenumerate(confusion_matrix):
         axes.text(prediction, label, count or "", ha="center", va="center", fontsize=8)
     axes.set(title="Confusion matrix", xlabel="predicted digit", ylabel="true digit")
@@ -375,21 +382,22 @@ def draw(history, confusion_matrix, images, labels, probabilities):
 def to_dataset(x, y, shuffle):
     """Return x and y as a tf.data.Dataset of batches; shuffle: anew in each epoch.
 
-    Keras makes one of arrays, too, but with a seed repeats one order in all epochs, and
-    stalls between some: TensorFlow waits for its autotuning thread, which sleeps.
+    Keras would make a dataset of arrays itself, but with a seed repeat one order in all
+    epochs, and stall between some: TensorFlow waits for its sleeping autotuning thread.
     """
     import tensorflow as tf
 
     x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-    data = tf.data.Dataset.range(len(x))
+    data = tf.data.Dataset.range(len(x))  # the images' numbers, 0, 1, ...
     if shuffle:
-        data = data.shuffle(len(x))
+        data = data.shuffle(len(x))  # among all of them
+    # i: a batch of numbers; gather takes the rows of these numbers.
     data = data.batch(int(BATCH_SIZE)).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
     options = tf.data.Options()
     options.autotune.enabled = False
     # The default optimizations would copy x.
     options.experimental_optimization.apply_default_optimizations = False
-    return data.prefetch(2).with_options(options)
+    return data.prefetch(2).with_options(options)  # 2 batches are prepared ahead
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -398,18 +406,19 @@ class StopOnSignal(keras.callbacks.Callback):
     number = None  # of the signal, once it has come
 
     def __enter__(self):
-        self.previous = {}
-        # Ctrl-C; kill; the terminal is closed, for which Windows has no signal
+        self.previous = {}  # each signal's handler: the function called when it comes
+        # Ctrl-C; kill; and the closing of the terminal, which is none on Windows
         hang_up = getattr(signal, "SIGHUP", signal.SIGTERM)
         for number in {signal.SIGINT, signal.SIGTERM, hang_up}:
             if signal.getsignal(number) not in (None, signal.SIG_IGN):  # nohup ignores
                 with contextlib.suppress(ValueError):  # only the main thread may set it
+                    # signal() sets a new handler, and returns the previous one.
                     self.previous[number] = signal.signal(number, self.on_signal)
         return self
 
     def on_signal(self, number, frame):
         self.number = number  # only noted: the step that fit is in must end first
-        self.__exit__()
+        self.__exit__()  # a second signal finds the previous handlers
 
     def stop(self, index, logs=None):
         if self.number is None or self.model.stop_training:
@@ -417,10 +426,10 @@ class StopOnSignal(keras.callbacks.Callback):
         self.model.stop_training = True
         try:
             print("\nStopping after this step; Ctrl-C again ends at once.", flush=True)
-        except OSError:  # the same Ctrl-C ended `tee`, or the terminal is closed
+        except OSError:  # Ctrl-C has ended `tee`, too, or the terminal is closed
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
-    # At an epoch's end, too: the signal may come while the model is validated.
+    # fit calls these two; the signal may also come while the model is validated.
     on_train_batch_end = on_epoch_end = stop
 
     def __exit__(self, *error):
@@ -430,16 +439,13 @@ class StopOnSignal(keras.callbacks.Callback):
 
 def check_constants():
     """Exit, with a line that says what is allowed, if a constant cannot work."""
-    number, file = "an int or float", "None or a {} file in a writable folder"
+    number, switch = "an int or float", "True or False"
+    file = "None or a {} file in a writable folder"
     fraction, is_width = f"{number}, at least 0, below 1", within(1, 20_001, Integral)
     rules = (  # constants, the test that each must pass, what is allowed
         ("DATA_PATH", lambda x: isinstance(x, (str, Path)), "the path of an npz file"),
         ("DATA_URL", lambda x: isinstance(x, str) and x != "", "an address"),
-        (
-            "STANDARDIZE LINEAR_DECAY NESTEROV",
-            lambda x: type(x) is bool,
-            "True or False",
-        ),
+        ("STANDARDIZE LINEAR_DECAY NESTEROV", lambda x: type(x) is bool, switch),
         ("SHIFT VALIDATION_SPLIT DROPOUT MOMENTUM", within(0, 1), fraction),
         (
             "HIDDEN_UNITS",
@@ -464,7 +470,7 @@ def check_constants():
 
 
 def within(low, below, kind=Real):
-    """Return a test: is a value a number, low <= value < below? A bool is none."""
+    """Return a function that says whether its x is a number, low <= x < below."""
     return lambda x: isinstance(x, kind) and type(x) is not bool and low <= x < below
 
 
@@ -522,11 +528,14 @@ def are_data(x_train, y_train, x_test, y_test):
         if not -3e38 < float(x.min()) <= float(x.max()) < 3e38:  # NaN, or over float32
             return False
     low, high = sorted(float(x.max()) for x in (x_train, x_test))
-    return not 0 < 10 * low < high  # else the one was scaled, the other was not
+    return not 0 < 10 * low < high  # as if only one of the two had been scaled
 
 
 def download(path):
-    """Download DATA_URL to path, complete and checked, or not at all."""
+    """Download DATA_URL to path, complete and checked, or not at all.
+
+    keras.utils.get_file has no timeout, and leaves half a file if it is killed.
+    """
     print(f"Downloading {DATA_URL}", flush=True)
     try:
         with urllib.request.urlopen(DATA_URL, timeout=30) as response:  # seconds
@@ -559,6 +568,7 @@ if __name__ == "__main__":
     except FloatingPointError as error:
         sys.exit(str(error))
     except KeyboardInterrupt as interrupt:
-        if not interrupt.args:  # else it came in the training, which main has reported
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        if not interrupt.args:  # not in the training, of which main has told
             print("Interrupted.", file=sys.stderr)
-        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+        sys.exit(128 + number)  # as a shell says that a signal ended a program

@@ -52,9 +52,7 @@ def test_bundled_file_is_the_published_one(monkeypatch, tmp_path):
     assert y_train[:5].tolist() == [5, 0, 4, 1, 9]
 
 
-@pytest.mark.parametrize(
-    "kind", ["uint8", "int8", ">i4", "uint64", ">f2", "longdouble"]
-)
+@pytest.mark.parametrize("kind", ["uint8", ">i4", "uint64", ">f2", "longdouble"])
 @pytest.mark.filterwarnings("error")
 def test_any_npz_file_is_welcome(kind, arrays, save):
     """Whatever its pixels, its name and its further arrays."""
@@ -68,12 +66,11 @@ def test_any_npz_file_is_welcome(kind, arrays, save):
         assert (labels == arrays[f"y_{part}"]).all()
 
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:731c5\nsize 1149\n"
-NOT_NPZ = [b"", POINTER, b"<!DOCTYPE html>", b"\x80\x04N.", b"PK\x03\x04 no more"]
+NOT_NPZ = [b"", b"<!DOCTYPE html>", b"\x80\x04N.", b"PK\x03\x04 no more", None]
 
 
 @pytest.mark.parametrize("name", ["mnist.npz", "a.npz"])
-@pytest.mark.parametrize("content", [*NOT_NPZ, b"\x93NUMPY\x01\x00" + bytes(99), None])
+@pytest.mark.parametrize("content", [*NOT_NPZ, b"\x93NUMPY\x01\x00" + bytes(99)])
 def test_not_npz(content, name, save):
     """Nobody is advised to unpickle it; mnist.npz can be downloaded again."""
     path = save(name)
@@ -116,16 +113,13 @@ def far(x, pixel):
     ("name", "change", "held"),
     [
         ("x_train", lambda x: None, "['x_test', 'y_train', 'y_test']"),
-        ("y_train", lambda y: None, "['x_test', 'x_train', 'y_test']"),
         ("x_test", lambda x: x.astype(object), "(ValueError)"),
         ("x_train", lambda x: x.reshape(len(x), -1), "uint8 (100, 784) 0 to 255"),
-        ("x_test", lambda x: x[..., None], "uint8 (10, 28, 28, 1) 0 to 255"),
         ("x_train", lambda x: x > 99, "bool (100, 28, 28) False to True"),
         ("x_test", lambda x: x[:0], "(ValueError)"),
         ("x_test", lambda x: x[:, :14], "uint8 (10, 14, 28) 0 to 255"),
         ("x_test", lambda x: x.astype("int16"), "int16 (10, 28, 28) 0 to 255"),
         ("y_train", lambda y: y[:-1], "uint8 (99,) 0 to 9"),
-        ("y_test", lambda y: y[:, None], "uint8 (10, 1) 0 to 9"),
         ("y_test", lambda y: y.astype(float), "float64 (10,) 0.0 to 9.0"),
         ("y_train", lambda y: y + 1, "uint8 (100,) 1 to 10"),
         ("y_test", lambda y: y.astype(int) - 1, "int64 (10,) -1 to 8"),
@@ -156,8 +150,7 @@ def test_one_part_scaled(top, name, arrays, save):
     images = {k: arrays[k].astype("float32") for k in tops}
     images = {k: x * (tops[k] / x.max()) for k, x in images.items()}
     line = refusal(save(**images))
-    assert str(float(top)) in line
-    assert "255.0" in line
+    assert str(float(top)) in line and "255.0" in line
     images[name] *= 0.9 if top > 255 else 26 / top
     train_mnist.load_data(save(**images))
     images[name][:] = 0  # blank images have no range

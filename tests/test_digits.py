@@ -50,10 +50,6 @@ def mask(digit=3, size=200, page=(400, 300), at=(220, 140)):
     return ink
 
 
-def transparent(mode, grey, ink):
-    return Image.merge(mode, [*[Image.new("L", ink.size, grey)] * (len(mode) - 1), ink])
-
-
 def photo(ink, light=200, shadow=200, noise=5.0):
     """Dark ink on paper, lighter on the left than on the right."""
     paper = np.linspace(light, shadow, ink.width) - 0.7 * light * np.array(ink) / 255.0
@@ -69,49 +65,33 @@ def drawn(*lines, grey=40, width=14, sheet=None):
     return sheet
 
 
-def on_squares(page, step, width):
-    """A 3 of pencil on squared paper."""
-    lines = [((i, 0), (i, page[1])) for i in range(step // 2, page[0], step)]
-    lines += [((0, i), (page[0], i)) for i in range(step // 2, page[1], step)]
-    sheet = drawn(*lines, grey=150, width=width, sheet=Image.new("L", page, 230))
-    sheet.paste(110, mask=mask(3, page[1] // 2, page, (page[0] // 2, page[1] // 2)))
-    return sheet
-
-
-INK, BLANK = mask(), mask("")
-SIDES = (0, 0, 399, 0, 399, 299, 0, 299, 0, 0)  # of the picture
+INK, SHEET = mask(), Image.new("L", (400, 300), 220)
+TRANSPARENT = Image.merge("LA", [Image.new("L", INK.size, 255), INK])
 SEVEN = (800, 900, 1700, 900, 1200, 2500)
 FIVE = (165, 65, 160, 125, 205, 120, 235, 150, 235, 190, 150, 215), (190, 65, 245, 62)
-SHEET = Image.new("L", (400, 300), 220)
+SQUARES = [((i, 0), (i, 300)) for i in range(10, 400, 20)]
+SQUARES += [((0, i), (400, i)) for i in range(10, 300, 20)]
+PENCIL = drawn(*SQUARES, grey=150, width=1, sheet=SHEET.copy())
+PENCIL.paste(110, mask=INK)
 PICTURES = {  # the digit, or what is said instead, and how it is shown
-    "3 LA white": transparent("LA", 255, INK),
-    "3 palette": transparent("RGBA", 0, INK).quantize(2),
+    "3 white on clear": TRANSPARENT,
+    "3 palette": TRANSPARENT.convert("RGBA").quantize(2),
     "3 chalkboard": ImageOps.invert(photo(INK)),
     "3 28 x 28": mask(3, 26, (28, 28), (14, 14)),
     "3 16 bits": Image.fromarray(np.array(photo(INK)).astype("uint16") * 257),
-    "3 1 bit": ImageOps.invert(INK).convert("1"),
-    "3 CMYK": ImageOps.invert(INK).convert("CMYK"),
-    "3 corner": photo(mask(3, 100, (640, 480), (70, 400))),
     "3 cropped": ImageOps.invert(INK.crop(INK.getbbox())),
     "7 pen": drawn(SEVEN, grey=0, width=8, sheet=Image.new("L", (2480, 3508), 255)),
     "3 phone": photo(mask(3, 1500, (3000, 4000), (1300, 2200)), 220, 130),
     "3 turned": photo(INK).transpose(Image.ROTATE_90),
-    "3 table": drawn(SIDES, width=60),
+    "3 table": drawn((0, 0, 399, 0, 399, 299, 0, 299, 0, 0), width=60),
     "3 light table": drawn((0, 0, 0, 299, 399, 299), grey=255, width=70),
-    "3 sheet's edge": drawn((370, 0, 399, 299), width=40),
-    "3 border": drawn(SIDES, grey=0, width=10),
     "3 frame": drawn((60, 12, 384, 10, 380, 282, 62, 286, 60, 12), width=8),
     "3 specks": drawn((20, 20, 22, 20), (380, 250, 382, 250), grey=0, width=2),
-    "3 neighbour's edge": drawn((385, 80, 385, 200), width=30),
-    "3 squares": on_squares((800, 600), 40, 2),
-    "3 small squares": on_squares((400, 300), 15, 1),
-    "3 broken": drawn((120, 140, 320, 140), grey=200, width=3),
+    "3 squares": PENCIL,
     "5 of two parts": drawn(*FIVE, sheet=SHEET.copy()),
-    "more than one digit found: near": photo(mask("42", 80, at=(200, 140))),
-    "more than one digit found: large": photo(mask("42", at=(200, 140))),
-    "no digit found: white": Image.new("RGB", BLANK.size, "white"),
-    "no digit found: noise": photo(BLANK, noise=3),
-    **{f"{digit} small": photo(mask(digit, 80), 220, 130) for digit in range(10)},
+    "more than one digit found": photo(mask("42", 80, at=(200, 140))),
+    "no digit found": photo(mask(""), noise=3),
+    **{f"{digit} small": photo(mask(digit, 80), 220, 130) for digit in (0, 1, 8)},
 }
 
 
@@ -120,10 +100,9 @@ def test_picture(kind, folder, capsys):
     """The three likeliest digits and their probabilities, the right one first."""
     exif = Image.Exif()
     exif[0x112] = 6 if "turned" in kind else 1  # by 90 degrees
-    form = "TIFF" if "CMYK" in kind else "PNG"
-    PICTURES[kind].save(folder / "digit.png", form, exif=exif)
+    PICTURES[kind].save(folder / "digit.png", exif=exif)
     if "found" in kind:
-        with pytest.raises(SystemExit, match=f"^{kind.split(':')[0]}$"):
+        with pytest.raises(SystemExit, match=f"^{kind}$"):
             run(DIGIT, folder)
         return
     run(DIGIT, folder)

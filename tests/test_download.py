@@ -22,8 +22,6 @@ class Handler(BaseHTTPRequestHandler):
         server, way = self.server, self.path.split("/")[-2]
         content = WRONG if way == "wrong" else server.content
         half = len(content) // 2
-        if way == "silent":
-            server.go_on.wait(60)
         self.send_response(404 if way == "missing" else 200)
         if way != "unmeasured":
             self.send_header("Content-Length", str(len(content)))
@@ -84,7 +82,6 @@ def test_download(server, fetch, tmp_path, capsys):
         ("cut", "IncompleteRead"),
         ("unmeasured", "SHA-256 is "),
         ("wrong", hashlib.sha256(WRONG).hexdigest()),
-        ("silent", "timed out"),
         ("waiting", "timed out"),
         ("mnist.npz", "unknown url type"),
     ],
