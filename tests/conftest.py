@@ -63,24 +63,12 @@ def start():
         process.communicate()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def whole_run_started(request, tmp_path_factory):
-    """A run on the bundled file, beside the first tests, if there is one to ask for it."""
-    if not any("whole_run" in item.fixturenames for item in request.session.items):
-        yield None
-        return
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """The folder and the output of a run on the bundled file."""
     folder = tmp_path_factory.mktemp("run")
     data = {"DATA_PATH": str(ROOT / "mnist.npz"), "EPOCHS": 2}
     path = edited(folder, LEARNING_RATE=0.05, DROPOUT=0.25, **data)
-    with start_script(path) as process:
-        yield folder, process
-        process.kill()
-
-
-@pytest.fixture(scope="session")
-def whole_run(whole_run_started):
-    """The folder and the output of the run on the bundled file, when it has ended."""
-    folder, process = whole_run_started
-    status, out, err = result(process)
+    status, out, err = result(start_script(path))
     assert (status, err) == (0, [])
     return folder, out

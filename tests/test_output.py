@@ -34,22 +34,19 @@ def test_report(capsys):
 
 
 @pytest.mark.parametrize(
-    ("true", "val_accuracy", "said"),
-    [
-        (0.104, 0, ""),
-        (0.101, 0, "the learning rate"),
-        (0.0, 0.5, "the learning rate"),
-        (np.nan, 0, "the learning rate"),
-        (0.0, 0.9, "test images and labels don't fit"),
-    ],
+    ("true", "guess"), [(0.104, 0), (0.101, 1), (0, 1), (np.nan, 1)]
 )
-def test_guess(true, val_accuracy, said, capsys):
-    """It is no better than equal probabilities, whatever the accuracy."""
+def test_guess(true, guess, capsys):
+    """It is no better than equal probabilities."""
     probabilities = np.where(np.eye(10), true, (1 - true) / 9)
-    train_mnist.warn_if_guessing(np.eye(10), probabilities, val_accuracy)
-    out = capsys.readouterr().out
-    assert out.startswith(f"No better than guessing: {said}" if said else "")
-    assert bool(out) == bool(said)
+    for val_accuracy, cause in (
+        (0.5, "the learning rate"),
+        (0.9, "test images and labe"),
+    ):
+        train_mnist.warn_if_guessing(np.eye(10), probabilities, val_accuracy)
+        said = capsys.readouterr().out
+        assert said.startswith(f"No better than guessing: {cause}") == guess
+        assert bool(said) == guess
 
 
 # The log of the runs
@@ -59,8 +56,8 @@ def log(monkeypatch, tmp_path):
     moment = "2026-11-25 05:52:01"
     monkeypatch.setattr(train_mnist.time, "strftime", lambda layout: moment)
 
-    def log(test=0.9431, **validation):
-        run = {"epochs": 100, **validation, "test_accuracy": test}
+    def log(test=0.9431, epochs=100, **validation):
+        run = {"epochs": epochs, **validation, "test_accuracy": test}
         train_mnist.append_run(log.path, run)
 
     log.path = tmp_path / "log.jsonl"
@@ -73,7 +70,6 @@ def test_runs_are_logged(quick, tmp_path, monkeypatch, capsys):
     quick(LOG_PATH=path)
     loss, accuracy = train_mnist.main()
     quick(DROPOUT=0.2)
-    monkeypatch.setattr(train_mnist, "API_KEY", "secret", raising=False)
     train_mnist.main()
     out = capsys.readouterr().out
     first, second = map(json.loads, path.read_text().splitlines())
@@ -82,20 +78,21 @@ def test_runs_are_logged(quick, tmp_path, monkeypatch, capsys):
     for name in "val_loss", "val_accuracy":
         assert f" {name}: {first[name]:.4f}" in out
         assert f"{name} {first[name]:f}" in out
-    assert "secret" not in path.read_text()
     assert f"The training took {first['seconds']:.1f} s." in out
-    assert CONSTANTS.keys() < first.keys()
     assert {k for k in first if k.isupper() and first[k] != second[k]} == {"DROPOUT"}
     assert (first["HIDDEN_UNITS"], first["LOG_PATH"]) == ([50], str(path))
     assert f"Since the run of {first['time'][:16]}:\n  DROPOUT 0.5 -> 0.2\n" in out
 
 
-def test_changes_are_told(log, constants, capsys):
+def test_changes_are_told(log, constants, monkeypatch, capsys):
+    """Of constants, of which one is new, of results, and of the epochs trained."""
     log(val_loss=0.21749, val_accuracy=0.93)
     assert capsys.readouterr().out == ""
     constants(DROPOUT=0.2, HIDDEN_UNITS=(30,))
     log(0.9526, val_loss=0.16984, val_accuracy=0.9521)
-    log()
+    monkeypatch.setattr(train_mnist, "constant_names", [*CONSTANTS, "L2"])
+    monkeypatch.setattr(train_mnist, "L2", 0.0, raising=False)
+    log(epochs=3)
     validation = "val_loss 0.2175 -> 0.1698, val_accuracy 0.9300 -> 0.9521"
     assert capsys.readouterr().out.splitlines() == [
         "Since the run of 2026-11-25 05:52:",
@@ -103,15 +100,16 @@ def test_changes_are_told(log, constants, capsys):
         "  DROPOUT 0.5 -> 0.2",
         f"  {validation}, test accuracy 0.9431 -> 0.9526",
         "Since the run of 2026-11-25 05:52:",
+        "  L2 (new) -> 0.0",
+        "  epochs trained 100 -> 3",
         "  test accuracy 0.9526 -> 0.9431",
     ]
 
 
 BROKEN = ["\n", "{", "[1]", '{"time": 3}', '{"time": ""}', "\ufeff\u2028"]
-BROKEN += [json.dumps({**CONSTANTS, "time": "", "test_accuracy": "?"})]
 
 
-@pytest.mark.parametrize("line", BROKEN)
+@pytest.mark.parametrize("line", [*BROKEN, json.dumps({**CONSTANTS, "time": ""})])
 def test_line_before_that_is_no_run(line, log, capsys):
     """Nothing is said, nothing lost, and the new line is whole."""
     before = b"\xff\xfe\n" + line.encode()
@@ -123,28 +121,13 @@ def test_line_before_that_is_no_run(line, log, capsys):
     assert json.loads(after.splitlines()[-1])["test_accuracy"] == 0.9431
 
 
-def test_changes_of_the_file_and_of_epochs(log, monkeypatch, capsys):
-    """A constant that the line before lacks is new; an interrupted run is shorter."""
-    log()
-    names = [*train_mnist.constant_names, "L2"]
-    monkeypatch.setattr(train_mnist, "constant_names", names)
-    monkeypatch.setattr(train_mnist, "L2", 0.0, raising=False)
-    train_mnist.append_run(log.path, {"epochs": 3, "test_accuracy": 0.5})
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "  L2 (new) -> 0.0",
-        "  epochs trained 100 -> 3",
-        "  test accuracy 0.9431 -> 0.5000",
-    ]
-
-
 def test_only_constants_are_logged(tmp_path):
     """Those of the file, whatever upper-case names stand above and below them."""
-    key = 'API_KEY = "secret"'
-    edits = (
-        ("\n# Data; ", f"\n{key}\n# Data; "),
-        ("\n\ndef main", f"\n{key}\n\n\ndef main"),
-    )
-    edits = *edits, ("\nDROPOUT = ", "\nL2 = 0.0\nDROPOUT = ")
+    edits = [
+        ("\n# Data; ", "\nAPI_KEY = 3\n# Data; "),
+        ("\nDROPOUT", "\nL2 = 0\nDROPOUT"),
+    ]
+    edits += [("\n\ndef main", "\nAPI_KEY_2 = 3\n\n\ndef main")]
     names = load(edited(tmp_path, *edits)).constant_names
     assert {*names} == {*CONSTANTS, "L2"}
 
@@ -159,24 +142,28 @@ def test_two_runs_at_once(log, monkeypatch):
 
     log()
     monkeypatch.setattr(json, "dumps", dumps)
+    before = log.path.stat().st_ino
     log()
+    assert log.path.stat().st_ino == before
     times = [json.loads(line)["time"] for line in log.path.read_text().splitlines()]
     assert times == ["2026-11-25 05:52:01", "other", "2026-11-25 05:52:01"]
 
 
 # The picture
 @pytest.mark.parametrize("names", [("loss", "val_loss"), ("loss",)])
-@pytest.mark.parametrize("mistakes", [(), (3, 5, 13), tuple(range(15))])
+@pytest.mark.parametrize("mistakes", [(), (3, 5, 13), range(15)])
 def test_picture(names, mistakes, tmp_path):
     """The losses by name; the counts, without colour where right; the mistakes, sorted."""
+    mistakes = [*mistakes]
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), "uint8")
     labels, predictions = np.arange(20) % 10, np.arange(20) % 10
-    predictions[[*mistakes]] = (predictions[[*mistakes]] + 1) % 10
+    predictions[mistakes] = (predictions[mistakes] + 1) % 10
     confidence = 0.5 + np.arange(20) * 7 % 20 / 50
     probabilities = np.eye(10)[predictions] * confidence[:, None]
     confusions = np.histogram2d(labels, predictions, np.arange(11))[0].astype(int)
     history = {"accuracy": [0.7, 0.8], **{name: [len(name), 4] for name in names}}
     figure = train_mnist.draw(history, confusions, images, labels, probabilities)
+    figure.savefig(tmp_path / "plot.png")
     losses, matrix, *places = figure.get_axes()
     for line, name in zip(losses.get_lines(), names, strict=True):
         assert line.get_xydata().tolist() == [[1, len(name)], [2, 4]]
@@ -184,17 +171,18 @@ def test_picture(names, mistakes, tmp_path):
     assert texts == ["training, DROPOUT=0.5", "validation"][: len(names)]
     shown = {(*text.get_position()[::-1],): text.get_text() for text in matrix.texts}
     assert shown == {at: str(count or "") for at, count in np.ndenumerate(confusions)}
-    (image,) = matrix.get_images()
-    assert (image.get_array() == confusions * (1 - np.eye(10))).all()
-    axis_labels = matrix.get_xlabel(), matrix.get_ylabel()
-    assert axis_labels == ("predicted digit", "true digit")
+    colours = matrix.get_images()[0].get_array()
+    assert (colours == confusions * (1 - np.eye(10))).all()
+    assert (matrix.get_xlabel(), matrix.get_ylabel()) == (
+        "predicted digit",
+        "true digit",
+    )
     order = sorted(mistakes, key=lambda i: -confidence[i])[:12]
     assert sum(bool(axes.get_images()) for axes in places) == len(order)
     for axes, i in zip(places, order, strict=False):
         assert (axes.get_images()[0].get_array() == images[i]).all()
         title = f"{labels[i]} read as {predictions[i]}\n{confidence[i]:.1%} confident"
         assert axes.get_title() == title
-    figure.savefig(tmp_path / "plot.png")
 
 
 def test_without_matplotlib(quick, tmp_path, monkeypatch, capsys):
@@ -232,32 +220,27 @@ def test_file_that_cannot_be_written(quick, tmp_path, monkeypatch, capsys):
     assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "a.keras", "a.png"]
 
 
-def test_files_are_moved_to_their_place_when_whole(tmp_path):
-    """Whoever is killed while writing leaves the earlier file."""
-    path = tmp_path / "a.txt"
-    path.write_text("earlier")
+@pytest.mark.parametrize("linked", [False, True])
+def test_files_are_moved_to_their_place_when_whole(linked, tmp_path):
+    """Whoever is killed while writing leaves the earlier file, and a link stays one."""
+    path = target = tmp_path / "mnist.npz"
+    if linked:
+        if os.name != "posix":
+            pytest.skip("Windows makes links for some users only")
+        target = tmp_path / "a.txt"
+        path.symlink_to(target)
+        with pytest.raises(SystemExit, match="not an npz file"):  # no download
+            train_mnist.load_data(path)
+    target.write_text("earlier")
 
-    def write(new, content="new"):
+    def write(new, content):
         new.write_text("half")
-        assert path.read_text() == "earlier"
+        assert (path.read_text(), new.suffix) == ("earlier", ".npz")
         new.write_text(content)
 
     with pytest.raises(TypeError):
         train_mnist.write_atomically(path, lambda new: write(new, None))
-    train_mnist.write_atomically(path, write)
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-@pytest.mark.skipif(
-    os.name != "posix", reason="Windows makes links for some users only"
-)
-def test_links_are_kept(tmp_path):
-    """What they lead to is written; where it is missing, nothing is downloaded."""
-    link = tmp_path / "mnist.npz"
-    link.symlink_to(tmp_path / "a.txt")
-    with pytest.raises(SystemExit, match="not an npz file"):
-        train_mnist.load_data(link)
-    train_mnist.write_atomically(link, lambda new: new.write_text(new.suffix))
-    assert (tmp_path / "a.txt").read_text() == ".npz"
-    assert link.is_symlink()
+    train_mnist.write_atomically(path, lambda new: write(new, "new"))
+    assert target.read_text() == "new"
+    assert path.is_symlink() == linked
+    assert len(os.listdir(tmp_path)) == 1 + linked
