@@ -90,7 +90,7 @@ def main():
         save(LOG_PATH, lambda path: append_run(path, run), atomically=False)
         raise FloatingPointError("Weights NaN or infinite: lower the learning rate")
     saved = [save(MODEL_PATH, model.save)]
-    if len(x_val):  # anew, as a callback may have restored an earlier epoch's weights
+    if len(x_val):  # anew: EarlyStopping, if you add it, may restore earlier weights
         run["val_loss"], run["val_accuracy"], _ = evaluate(model, x_val, y_val)
         print("val_loss {val_loss:f}, val_accuracy {val_accuracy:f}".format(**run))
     x_test, y_test = preprocess(test_images, test_labels)
@@ -179,10 +179,10 @@ def build_model(x_train, image_shape):
     model.add(keras.layers.Dense(10, activation="softmax"))
     schedules = keras.optimizers.schedules
     # float(): with an int rate Keras rounds DECAY, and an int momentum it refuses.
-    rate = float(LEARNING_RATE)  # without a schedule, a callback may change it
+    rate = float(LEARNING_RATE)  # with no schedule, a callback that you add may set it
     if LINEAR_DECAY:
         steps = float(EPOCHS * np.ceil(len(x_train) / BATCH_SIZE))
-        rate = schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
+        rate = schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)  # power 1
     elif DECAY > 0:
         rate = schedules.InverseTimeDecay(rate, decay_steps=1, decay_rate=float(DECAY))
     optimizer = keras.optimizers.SGD(
@@ -265,7 +265,7 @@ def warn_if_guessing(y, probabilities, val_accuracy):
     The loss won't do: a kernel_regularizer, if you add one, adds penalties to it.
     """
     cross_entropy = keras.losses.CategoricalCrossentropy()(y, probabilities)
-    # 1 % below: who only knows how common each digit is has 2.301. A NaN is not <, too.
+    # 1 % less: knowing only how common each digit is gives 2.301. "not <": or a NaN.
     if not float(cross_entropy) < 0.99 * np.log(10):
         cause = "the learning rate may be too high or too low"
         if val_accuracy > 0.5:  # no guess
@@ -306,7 +306,7 @@ def append_run(path, run):
         before = file.read()
         newline = "\n" if before and not before.endswith("\n") else ""
         file.write(f"{newline}{line}\n")
-    # The errors of a last line that is no run, or of an empty file
+    # Suppressed: the file was empty, or its last line is no run.
     with contextlib.suppress(LookupError, TypeError, ValueError):
         print_changes(json.loads(before.splitlines()[-1]), json.loads(line))
 
@@ -383,7 +383,7 @@ def to_dataset(x, y, shuffle):
     """Return x and y as a tf.data.Dataset of batches; shuffle: anew in each epoch.
 
     Keras would make a dataset of arrays itself, but with a seed repeat one order in all
-    epochs, and stall between some: TensorFlow waits for its sleeping autotuning thread.
+    epochs, and stall between some, while the thread sleeps that tunes its buffers.
     """
     import tensorflow as tf
 
@@ -394,8 +394,8 @@ def to_dataset(x, y, shuffle):
     # i: a batch of numbers; gather takes the rows of these numbers.
     data = data.batch(int(BATCH_SIZE)).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
     options = tf.data.Options()
-    options.autotune.enabled = False
-    # The default optimizations would copy x.
+    options.autotune.enabled = False  # this thread, of the data, not of the weights
+    # The default optimizations of a dataset would copy x.
     options.experimental_optimization.apply_default_optimizations = False
     return data.prefetch(2).with_options(options)  # 2 batches are prepared ahead
 
@@ -407,10 +407,11 @@ class StopOnSignal(keras.callbacks.Callback):
 
     def __enter__(self):
         self.previous = {}  # each signal's handler: the function called when it comes
-        # Ctrl-C; kill; and the closing of the terminal, which is none on Windows
+        # SIGINT: Ctrl-C; SIGTERM: kill; SIGHUP, not on Windows: the terminal is closed
         hang_up = getattr(signal, "SIGHUP", signal.SIGTERM)
         for number in {signal.SIGINT, signal.SIGTERM, hang_up}:
-            if signal.getsignal(number) not in (None, signal.SIG_IGN):  # nohup ignores
+            # One that is ignored, as after `nohup`, stays so; None: it isn't Python's.
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):
                 with contextlib.suppress(ValueError):  # only the main thread may set it
                     # signal() sets a new handler, and returns the previous one.
                     self.previous[number] = signal.signal(number, self.on_signal)

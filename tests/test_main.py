@@ -218,24 +218,3 @@ def test_ctrl_c_in_a_pipe(reader, quick_copy, start):
     assert (status, err) == (0 if reader else 130, [])
     assert ("Epoch 20/20" in out) == reader
     assert last_run(path)["interrupted"] == (not reader)
-
-
-@on_posix
-def test_terminal(quick_copy, start):
-    """On a tty the bar; Ctrl-C ends the training, and the run goes on to its results."""
-    pty = pytest.importorskip("pty")
-    path = quick_copy(EPOCHS=2000)
-    terminal, theirs = pty.openpty()
-    process = start(path, {"COLUMNS": "80"}, stdin=theirs, stdout=theirs)
-    os.close(theirs)
-    with open(terminal, "rb", buffering=0) as screen:
-        shown = b""
-        while b"Epoch 2/2000" not in shown:
-            shown += screen.read(4096)
-        process.send_signal(signal.SIGINT)
-        while b"mnist_mlp.png" not in shown:
-            shown += screen.read(4096)
-        assert result(process) == (130, "", [])
-    assert b"\b" in shown or b"\r" in shown.replace(b"\r\n", b"")  # redrawn: the bar
-    assert re.search(rb"(?s)Interrupted in epoch \d+ of 2000\..*The accuracy", shown)
-    assert last_run(path)["interrupted"]

@@ -42,12 +42,12 @@ def test_preprocess_and_split(fraction, count, rows, small, constants):
 def test_split_that_leaves_nothing_of_a_set_or_digit(rows, constants, capsys):
     """A line says which digits are in no training image; 5 and 6 are in none at all."""
     x, y = rows
+    train_mnist.split(x, y)
     order = np.argsort(y.argmax(axis=1))
     order = order[y[order][:, [5, 6]].sum(axis=1) == 0]
-    train_mnist.split(x, y)
     train_mnist.split(x[order], y[order])
-    line = "VALIDATION_SPLIT = 0.3 leaves no image of [8, 9] to train on: shuffle "
-    assert capsys.readouterr().out == f"{line}mnist.npz\n"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "leaves no image of [8, 9] to train on" in line
     for fraction in 0.9999, 1e-18:
         constants(VALIDATION_SPLIT=fraction)
         with pytest.raises(SystemExit, match=f"^VALIDATION_SPLIT = {fraction}: must"):
@@ -63,9 +63,7 @@ def test_layers(build, constants):
     assert [layer.units for layer in dense] == [80, 40, 20, 10]
     functions = [layer.activation.__name__ for layer in dense]
     assert functions == ["gelu", "gelu", "gelu", "softmax"]
-    assert [layer.rate for layer in model.layers if hasattr(layer, "rate")] == [
-        0.25
-    ] * 3
+    assert {layer.rate for layer in model.layers if hasattr(layer, "rate")} == {0.25}
     assert model.loss == "categorical_crossentropy"
     assert (model.input_shape, model.inputs[0].dtype) == ((None, 784), "float32")
 
