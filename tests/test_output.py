@@ -107,9 +107,10 @@ def test_changes_are_told(log, constants, monkeypatch, capsys):
 
 
 BROKEN = ["\n", "{", "[1]", '{"time": 3}', '{"time": ""}', "\ufeff\u2028"]
+BROKEN += [json.dumps({**CONSTANTS, "time": "", "test_accuracy": "?"})]
 
 
-@pytest.mark.parametrize("line", [*BROKEN, json.dumps({**CONSTANTS, "time": ""})])
+@pytest.mark.parametrize("line", BROKEN)
 def test_line_before_that_is_no_run(line, log, capsys):
     """Nothing is said, nothing lost, and the new line is whole."""
     before = b"\xff\xfe\n" + line.encode()
