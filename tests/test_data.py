@@ -227,7 +227,11 @@ def test_failing_download(
     url = {"missing": f"{good}x", "silent": silent, "mnist.npz": "mnist.npz"}
     path = tmp_path / ("folder/mnist.npz" if way == "folder" else "mnist.npz")
     urlopen = urllib.request.urlopen
-    impatient = lambda url, timeout: urlopen(url, timeout=timeout / 100)
+
+    def impatient(url, timeout):
+        assert timeout <= 60
+        return urlopen(url, timeout=timeout / 100)
+
     monkeypatch.setattr(urllib.request, "urlopen", impatient)
     if way == "disk":
         monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(5, "I/O error")))
