@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, edited, result, start_script
+from helpers import ROOT, edited, result
 
 import train_mnist
 
@@ -48,27 +50,35 @@ def quick(constants, small_file):
     return constants
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start():
-    """Starts the script in a process, which does not outlive the test."""
+    """Starts the script as a user does, from another folder than its own."""
     processes = []
+    settings = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
 
-    def start(*args, **kwargs):
-        processes.append(start_script(*args, **kwargs))
-        return processes[-1]
+    def start(path, *args, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-W", "always::UserWarning", str(path), *args],
+            cwd=path.anchor,
+            env={**os.environ, **settings, **environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        processes.append(process)
+        return process
 
     yield start
     for process in processes:
         process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory):
+def whole_run(start, tmp_path_factory):
     """The folder and the output of a run on the bundled file."""
     folder = tmp_path_factory.mktemp("run")
     data = {"DATA_PATH": str(ROOT / "mnist.npz"), "EPOCHS": 2}
     path = edited(folder, LEARNING_RATE=0.05, DROPOUT=0.25, **data)
-    status, out, err = result(start_script(path))
+    status, out, err = result(start(path))
     assert (status, err) == (0, [])
     return folder, out

@@ -1,9 +1,8 @@
-"""What several test files use: the script's folder, edited copies, its processes."""
+"""What several test files use: the script's folder and texts, edited copies of it."""
 
 import importlib.util
 import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = ["mnist_mlp.jsonl", "mnist_mlp.keras", "mnist_mlp.png"]
 CONSTANTS = {name: x for name, x in vars(train_mnist).items() if name.isupper()}
-on_posix = pytest.mark.skipif(
-    os.name != "posix", reason="Windows can't send Ctrl-C to one process alone"
-)
+# Windows can't send Ctrl-C to one process alone, nor make a link for every user.
+on_posix = pytest.mark.skipif(os.name != "posix", reason="not on Windows")
 
 
 def edited(folder, *edits, **constants):
@@ -25,10 +23,9 @@ def edited(folder, *edits, **constants):
     An edit is a pair: the text to find, once in the script, and the text to put there.
     """
     script = (ROOT / "train_mnist.py").read_text(encoding="utf-8")
-    lines = script.splitlines(keepends=True)
     for name, value in constants.items():
-        (line,) = [line for line in lines if line.startswith(f"{name} = ")]
-        edits = *edits, (f"\n{line}", f"\n{name} = {value!r}\n")
+        line = re.search(rf"^{name} = .*\n", script, re.MULTILINE)[0]
+        edits = *edits, (line, f"{name} = {value!r}\n")
     for old, new in edits:
         assert script.count(old) == 1, old
         script = script.replace(old, new)
@@ -45,24 +42,12 @@ def load(path):
     return module
 
 
-def start_script(path, environment=(), args=(), **streams):
-    """Start the script as a user does, from another folder than its own."""
-    settings = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-W", "always::UserWarning", str(path), *args],
-        cwd=path.anchor,
-        env={**os.environ, **settings, **dict(environment)},
-        text=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
-    )
-
-
 def result(process):
     """Wait for a process; return its status, what of stdout is not yet read, and stderr.
 
     Of stderr, without TensorFlow's notes.
     """
-    out = "" if not process.stdout or process.stdout.closed else process.stdout.read()
+    out = "" if process.stdout.closed else process.stdout.read()
     notes = ("WARNING: All log messages before", "I0000 ", "E0000 ", "W0000 ")
     lines = [x for x in process.stderr.read().splitlines() if not x.startswith(notes)]
     return process.wait(60), out, [x for x in lines if " tensorflow/c" not in x]

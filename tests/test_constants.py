@@ -22,14 +22,7 @@ DECAYS = [-1e-6, 1e38, NAN, "0", None, False], [0, 1, 9.9e37, np.float32(0.5)]
 
 
 def output(suffix):
-    bad = [
-        3,
-        True,
-        "model",
-        "a.h5",
-        f"no/folder/x{suffix}",
-        f"train_mnist.py/x{suffix}",
-    ]
+    bad = [3, "model", "a.h5", f"no/folder/x{suffix}", f"train_mnist.py/x{suffix}"]
     return bad, [None, Path(f"x{suffix}"), f"~nobody{suffix}"]
 
 
@@ -88,34 +81,22 @@ def test_output_that_cannot_be_written(name, tmp_path, constants, monkeypatch):
     (tmp_path / "file.keras").touch()
     path = tmp_path / f"{name}.keras"
     constants(DATA_PATH=str(tmp_path / "data.keras"), MODEL_PATH=path)
-    if name in ("file", "new"):
-        train_mnist.check_constants()
-        protected = path if name == "file" else tmp_path
-        monkeypatch.setattr(os, "access", lambda path, mode: path != protected)
+    protected = {"file": path, "new": tmp_path}.get(name)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != protected)
     with pytest.raises(SystemExit, match="^MODEL_PATH = .* in a writable folder$"):
         train_mnist.check_constants()
 
 
+LARGE = {"SEED": 2**32 - 1, "BATCH_SIZE": 2**31 - 1, "DECAY": 9e37, "HIDDEN_UNITS": [1]}
+NONE = dict.fromkeys(("MOMENTUM", "DROPOUT", "DECAY", "VALIDATION_SPLIT"), 0)
+NONE |= {"ACTIVATION": "relu", "NESTEROV": False, "HIDDEN_UNITS": ()}
 OF_NUMPY = {"SEED": np.int64(3), "HIDDEN_UNITS": (np.int32(30),), "EPOCHS": np.int8(1)}
 OF_NUMPY |= {"LEARNING_RATE": np.float32(0.1), "DECAY": np.int64(1)}
-OF_NUMPY |= {"DROPOUT": Fraction(1, 4), "WEIGHT_DECAY": np.float32(0.01)}
-NONE = dict.fromkeys(("MOMENTUM", "DROPOUT", "DECAY", "VALIDATION_SPLIT"), 0)
+OF_NUMPY |= {"DROPOUT": Fraction(1, 4), "BATCH_SIZE": np.uint8(200)}
+LINEAR = {"LINEAR_DECAY": True, "BATCH_SIZE": 7, "STANDARDIZE": False}
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {
-            "SEED": 2**32 - 1,
-            "BATCH_SIZE": 2**31 - 1,
-            "HIDDEN_UNITS": [1],
-            "DECAY": 9e37,
-        },
-        {**NONE, "ACTIVATION": "relu", "NESTEROV": False, "HIDDEN_UNITS": ()},
-        {**OF_NUMPY, "BATCH_SIZE": np.uint8(200)},
-        {**OF_NUMPY, "BATCH_SIZE": 7, "LINEAR_DECAY": True, "STANDARDIZE": False},
-    ],
-)
+@pytest.mark.parametrize("values", [LARGE, NONE, OF_NUMPY, OF_NUMPY | LINEAR])
 def test_what_is_accepted_runs(values, quick, tmp_path, capsys):
     """As far as a line in the log and a saved model that can be loaded."""
     path = tmp_path / "model.keras"

@@ -41,31 +41,30 @@ def quick_copy(small_file, tmp_path):
 def test_same_seed_same_results(main):
     first, out = main(EPOCHS=2)
     again, out_again = main()
-    assert first == again
-    epochs, again = (re.findall("accuracy: .*", x) for x in (out, out_again))
-    assert epochs == again
+    epochs, epochs_again = (re.findall("accuracy: .*", x) for x in (out, out_again))
+    assert (first, epochs) == (again, epochs_again)
     assert len(epochs) == 2
     assert main(SEED=1)[0] != first
     assert (type(first[0]), type(first[1])) == (float, float)
 
 
-@pytest.mark.parametrize("digits", [range(10), [7]])
-def test_results_are_of_the_test_set(digits, main, small, tmp_path):
-    """Labels shifted by one make nearly all wrong; sevens alone are no guess."""
-    kept = np.isin(small["y_test"], digits)
-    labels = (small["y_test"][kept] + (len(digits) == 10)) % 10
-    changed = {"x_test": small["x_test"][kept], "y_test": labels}
-    np.savez(tmp_path / "a.npz", **{**small, **changed})
-    (_, accuracy), out = main(DATA_PATH=tmp_path / "a.npz", EPOCHS=3)
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_results_are_of_the_test_set(dtype, main, small, tmp_path):
+    """Of 14 x 10 pixels, with labels raised by one, which make nearly all wrong."""
+    arrays = {k: v[:, ::2, ::3].astype(dtype) for k, v in small.items() if k[0] == "x"}
+    labels = {"y_train": small["y_train"], "y_test": (small["y_test"] + 1) % 10}
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    paths = {"DATA_PATH": tmp_path / "a.npz", "MODEL_PATH": tmp_path / "a.keras"}
+    (_, accuracy), out = main(SHIFT=0.1, LEARNING_RATE=0.05, EPOCHS=3, **paths)
+    kind = "uint8" if dtype == "uint8" else "float32"
+    assert f"training images (3000, 14, 10) {kind}, l" in out
+    assert "guessing: test images and labels don't fit" in out
     confused = re.findall(r"(\d) read as (\d):", out)
-    if len(digits) == 10:
-        assert accuracy < 0.2
-        assert "guessing: test images and labels don't fit" in out
-        assert all(int(label) == (int(read) + 1) % 10 for label, read in confused)
-    else:
-        assert accuracy > 0.5
-        assert "guessing" not in out
-        assert {label for label, _ in confused} == {"7"}
+    assert all(int(label) == (int(read) + 1) % 10 for label, read in confused)
+    model = keras.models.load_model(tmp_path / "a.keras")
+    read = model.predict(arrays["x_test"].reshape(500, -1), verbose=0).argmax(axis=1)
+    assert (read == small["y_test"]).mean() > 0.6
+    assert (read == labels["y_test"]).mean() == pytest.approx(accuracy)
 
 
 def test_wrong_but_sure_is_no_guess(main, monkeypatch):
@@ -154,7 +153,6 @@ def test_output_and_files(whole_run):
     with np.load(ROOT / "mnist.npz") as data:
         probabilities = model.predict(data["x_test"].reshape(-1, 784), verbose=0)
         right = (probabilities.argmax(axis=1) == data["y_test"]).sum()
-    assert right > 9500
     at = lines.index("test set")
     assert re.fullmatch(r"The test loss is 0\.1\d{5}", lines[at + 1])
     assert lines[at + 2] == f"The accuracy of the model is {right / 10_000:f}"
@@ -163,58 +161,39 @@ def test_output_and_files(whole_run):
         assert np.asarray(picture).std() > 10
 
 
-@pytest.mark.parametrize("argument", ["--help", "3"])
-def test_argument(argument, quick_copy, start):
+def test_argument(quick_copy, start):
     """There are no options: a line, the status 2, and nothing is trained."""
     path = quick_copy()
-    status, out, err = result(start(path, args=[argument]))
+    status, out, err = result(start(path, "--help"))
     assert (status, out, len(err)) == (2, "", 1)
     assert os.listdir(path.parent) == ["train_mnist.py"]
 
 
-def last_run(path):
-    """What the copy of the script has logged, if it has left all its files."""
-    assert sorted(os.listdir(path.parent)) == ALL
-    return json.loads((path.parent / FILES[0]).read_text().splitlines()[-1])
-
-
 @on_posix
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_other_signals(name, quick_copy, start):
-    """They end the training as Ctrl-C does; the next run is told how far it came.
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals(name, quick_copy, start):
+    """They end the training; Ctrl-C has ended `tee`, which reads the output, too.
 
-    On a console of cp1252, which can't show the folder's name.
+    The next run is told how far it came; it runs in the background, where Ctrl-C is
+    ignored. `!python` in a notebook hands down its MPLBACKEND.
     """
-    cp1252 = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    path = quick_copy(EPOCHS=5000)
-    process = start(path, cp1252)
+    environment = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "MPLBACKEND": "-"}
+    number = getattr(signal, name)
+    process = start(quick_copy(EPOCHS=5000), **environment)
     wait_for_line(process, "Epoch 2/")
-    process.send_signal(getattr(signal, name))
-    assert result(process)[::2] == (128 + getattr(signal, name), [])
-    run = last_run(path)
-    assert run["interrupted"]
-    status, out, _ = result(start(quick_copy(EPOCHS=1), cp1252))
-    assert status == 0
-    assert f"\n  epochs trained {run['epochs']} -> 1\n" in out
-
-
-@on_posix
-@pytest.mark.parametrize("reader", [True, False])
-def test_ctrl_c_in_a_pipe(reader, quick_copy, start):
-    """In the background, where it is ignored, and where it ends `tee`, the reader.
-
-    `!python` in a notebook hands down its MPLBACKEND.
-    """
-    path = quick_copy(EPOCHS=20 if reader else 5000)
-    ignored = signal.SIG_IGN if reader else signal.default_int_handler
-    before = signal.signal(signal.SIGINT, ignored)
-    process = start(path, {"MPLBACKEND": "nothing_that_exists"})
+    if name == "SIGINT":
+        process.stdout.close()
+    process.send_signal(number)
+    assert result(process)[::2] == (128 + number, [])
+    path = quick_copy(EPOCHS=20)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = start(path, **environment)
     signal.signal(signal.SIGINT, before)
     wait_for_line(process, "Epoch 2/")
-    if not reader:
-        process.stdout.close()
     process.send_signal(signal.SIGINT)
     status, out, err = result(process)
-    assert (status, err) == (0 if reader else 130, [])
-    assert ("Epoch 20/20" in out) == reader
-    assert last_run(path)["interrupted"] == (not reader)
+    assert (status, err) == (0, [])
+    assert sorted(os.listdir(path.parent)) == ALL
+    first, second = map(json.loads, (path.parent / FILES[0]).read_text().splitlines())
+    assert (first["interrupted"], second["interrupted"]) == (True, False)
+    assert f"\n  epochs trained {first['epochs']} -> 20\n" in out

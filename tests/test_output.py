@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import CONSTANTS, edited, load
+from helpers import CONSTANTS, edited, load, on_posix
 
 import train_mnist
 
@@ -29,24 +29,17 @@ def test_report(capsys):
         "  0 read as 1: 1",
         "  0 read as 2: 1",
     ]
-    train_mnist.report(0.25, 1, np.eye(10, dtype=int))
-    assert capsys.readouterr().out.endswith("\naccuracy " + " 1.000" * 10 + "\n")
 
 
-@pytest.mark.parametrize(
-    ("true", "guess"), [(0.104, 0), (0.101, 1), (0, 1), (np.nan, 1)]
-)
-def test_guess(true, guess, capsys):
+@pytest.mark.parametrize("true", [0.104, 0.101, 0, np.nan])
+def test_guess(true, capsys):
     """It is no better than equal probabilities."""
     probabilities = np.where(np.eye(10), true, (1 - true) / 9)
-    for val_accuracy, cause in (
-        (0.5, "the learning rate"),
-        (0.9, "test images and labe"),
-    ):
+    for val_accuracy, cause in (0.5, "the learning rate"), (0.9, "test images and"):
         train_mnist.warn_if_guessing(np.eye(10), probabilities, val_accuracy)
         said = capsys.readouterr().out
-        assert said.startswith(f"No better than guessing: {cause}") == guess
-        assert bool(said) == guess
+        start = "" if true == 0.104 else f"No better than guessing: {cause}"
+        assert (said.startswith(start), bool(said)) == (True, bool(start))
 
 
 # The log of the runs
@@ -87,7 +80,6 @@ def test_runs_are_logged(quick, tmp_path, monkeypatch, capsys):
 def test_changes_are_told(log, constants, monkeypatch, capsys):
     """Of constants, of which one is new, of results, and of the epochs trained."""
     log(val_loss=0.21749, val_accuracy=0.93)
-    assert capsys.readouterr().out == ""
     constants(DROPOUT=0.2, HIDDEN_UNITS=(30,))
     log(0.9526, val_loss=0.16984, val_accuracy=0.9521)
     monkeypatch.setattr(train_mnist, "constant_names", [*CONSTANTS, "L2"])
@@ -124,11 +116,12 @@ def test_line_before_that_is_no_run(line, log, capsys):
 
 def test_only_constants_are_logged(tmp_path):
     """Those of the file, whatever upper-case names stand above and below them."""
-    edits = [
-        ("\n# Data; ", "\nAPI_KEY = 3\n# Data; "),
-        ("\nDROPOUT", "\nL2 = 0\nDROPOUT"),
-    ]
-    edits += [("\n\ndef main", "\nAPI_KEY_2 = 3\n\n\ndef main")]
+    places = (
+        ("\n# Data; ", "API_KEY"),
+        ("\nDROPOUT", "L2"),
+        ("\n\ndef main", "API_KEY_2"),
+    )
+    edits = [(place, f"\n{name} = 0{place}") for place, name in places]
     names = load(edited(tmp_path, *edits)).constant_names
     assert {*names} == {*CONSTANTS, "L2"}
 
@@ -137,7 +130,7 @@ def test_two_runs_at_once(log, monkeypatch):
     """What another run adds after the script has read the file is kept."""
 
     def open_log(*args, **options):
-        file = open(*args, **options)
+        file = open(*args, **options)  # noqa: SIM115
 
         def read(read=file.read):
             content = read()
@@ -179,10 +172,7 @@ def test_picture(names, mistakes, tmp_path):
     assert shown == {at: str(count or "") for at, count in np.ndenumerate(confusions)}
     colours = matrix.get_images()[0].get_array()
     assert (colours == confusions * (1 - np.eye(10))).all()
-    assert (matrix.get_xlabel(), matrix.get_ylabel()) == (
-        "predicted digit",
-        "true digit",
-    )
+    assert matrix.get_ylabel() == "true digit"
     order = sorted(mistakes, key=lambda i: -confidence[i])[:12]
     assert sum(bool(axes.get_images()) for axes in places) == len(order)
     for axes, i in zip(places, order, strict=False):
@@ -208,7 +198,7 @@ def test_file_that_cannot_be_written(quick, tmp_path, monkeypatch, capsys):
 
     def full(new, path):
         if path == model:
-            log.mkdir()
+            log.mkdir()  # only now: the check of the constants has passed
             raise OSError(28, "No space left on device")
         replace(new, path)
 
@@ -226,13 +216,11 @@ def test_file_that_cannot_be_written(quick, tmp_path, monkeypatch, capsys):
     assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "a.keras", "a.png"]
 
 
-@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("linked", [False, pytest.param(True, marks=on_posix)])
 def test_files_are_moved_to_their_place_when_whole(linked, tmp_path):
     """Whoever is killed while writing leaves the earlier file, and a link stays one."""
     path = target = tmp_path / "mnist.npz"
     if linked:
-        if os.name != "posix":
-            pytest.skip("Windows makes links for some users only")
         target = tmp_path / "a.txt"
         path.symlink_to(target)
         with pytest.raises(SystemExit, match="not an npz file"):  # no download

@@ -85,9 +85,7 @@ LAST = "t10k-images-idx3-ubyte.gz"
 def idx_files(tmp_path):
     for part in "train", "t10k":
         (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(PACKED)
-        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(
-            gzip.compress(idx(LABELS))
-        )
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(LABELS))
     return tmp_path
 
 
@@ -102,18 +100,10 @@ def test_another_data_set(name, idx_files):
         assert (x == IMAGES).all() and (y == LABELS).all()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        b"<html>",
-        PACKED[:-99],
-        b"",
-        idx(IMAGES)[:-1],
-        idx(LABELS),
-        idx(IMAGES[:9]),
-    ],
-)
+OTHERS = [idx(IMAGES)[:-1], idx(LABELS), idx(IMAGES[:9])]
+
+
+@pytest.mark.parametrize("content", [None, b"<html>", PACKED[:-99], b"", *OTHERS])
 def test_a_file_to_fetch_again(content, idx_files):
     """Missing, a page, cut off, of another kind or length: one line names it."""
     path = idx_files / LAST
@@ -162,7 +152,6 @@ def drawn(*lines, grey=40, width=14, sheet=None):
 
 INK, SHEET = mask(), Image.new("L", (400, 300), 220)
 TRANSPARENT = Image.merge("LA", [Image.new("L", INK.size, 255), INK])
-SEVEN = (800, 900, 1700, 900, 1200, 2500)
 FIVE = (165, 65, 160, 125, 205, 120, 235, 150, 235, 190, 150, 215), (190, 65, 245, 62)
 FRAME = (60, 12, 384, 10, 380, 282, 62, 286, 60, 12)
 SQUARES = [((i, 0), (i, 300)) for i in range(10, 400, 20)]
@@ -171,17 +160,13 @@ PENCIL = drawn(*SQUARES, grey=150, width=1, sheet=SHEET.copy())
 PENCIL.paste(110, mask=INK)
 PICTURES = {  # the digit, or what is said instead, and how it is shown
     "3 white on clear": TRANSPARENT,
-    "3 palette": TRANSPARENT.convert("RGBA").quantize(2),
     "3 chalkboard": ImageOps.invert(photo(INK)),
     "3 28 x 28": mask(3, 26, (28, 28), (14, 14)),
     "3 16 bits": Image.fromarray(np.array(photo(INK)).astype("uint16") * 257),
     "3 cropped": ImageOps.invert(INK.crop(INK.getbbox())),
-    "7 pen": drawn(SEVEN, grey=0, width=8, sheet=Image.new("L", (2480, 3508), 255)),
     "3 phone": photo(mask(3, 1500, (3000, 4000), (1300, 2200)), 220, 130),
     "3 turned": photo(INK).transpose(Image.ROTATE_90),
     "3 table": drawn((0, 0, 399, 0, 399, 299, 0, 299, 0, 0), width=60),
-    "3 light table": drawn((0, 0, 0, 299, 399, 299), grey=255, width=70),
-    "3 frame": drawn(FRAME, width=8),
     "3 specks": drawn((20, 20, 22, 20), (380, 250, 382, 250), grey=0, width=2),
     "3 squares": PENCIL,
     "5 of two parts": drawn(*FIVE, sheet=SHEET.copy()),
@@ -203,9 +188,9 @@ def test_picture(kind, folder, capsys):
             run(DIGIT, folder)
         return
     run(DIGIT, folder)
-    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
     assert (len(lines), lines[0][0]) == (3, kind[0])
-    probabilities = [float(probability.rstrip("%")) for _, probability in lines]
+    probabilities = [float(line.split(": ")[1].rstrip("%")) for line in lines]
     assert probabilities == sorted(probabilities, reverse=True)
     assert 50 < sum(probabilities) <= 100.2
 
