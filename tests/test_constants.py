@@ -101,12 +101,10 @@ def test_what_is_accepted_runs(values, quick, tmp_path, capsys):
     """As far as a line in the log and a saved model that can be loaded."""
     path = tmp_path / "model.keras"
     quick(MODEL_PATH=path, LOG_PATH=tmp_path / "log.jsonl", **values)
-    loss, accuracy = train_mnist.main()
+    train_mnist.main()
     keras.models.load_model(path)
     out, err = capsys.readouterr()
     assert err == ""
-    results = f"The test loss is {loss:f}\nThe accuracy of the model is {accuracy:f}\n"
-    assert results in out
     assert ("val_loss" in out) == (train_mnist.VALIDATION_SPLIT > 0)
 
 

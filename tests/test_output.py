@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -77,14 +78,18 @@ def test_runs_are_logged(quick, tmp_path, monkeypatch, capsys):
     assert f"Since the run of {first['time'][:16]}:\n  DROPOUT 0.5 -> 0.2\n" in out
 
 
-def test_changes_are_told(log, constants, monkeypatch, capsys):
-    """Of constants, of which one is new, of results, and of the epochs trained."""
+def test_changes_are_told(log, constants, tmp_path, capsys):
+    """Of constants, of which one is new, of results, and of the epochs trained.
+
+    The constants are those of the file; names above and below them are not logged.
+    """
     log(val_loss=0.21749, val_accuracy=0.93)
     constants(DROPOUT=0.2, HIDDEN_UNITS=(30,))
     log(0.9526, val_loss=0.16984, val_accuracy=0.9521)
-    monkeypatch.setattr(train_mnist, "constant_names", [*CONSTANTS, "L2"])
-    monkeypatch.setattr(train_mnist, "L2", 0.0, raising=False)
-    log(epochs=3)
+    places = {"A": "\n# Data; ", "L2": "\nSEED", "B": "\n\ndef main"}
+    edits = [(place, f"\n{name} = 0.0{place}") for name, place in places.items()]
+    changed = load(edited(tmp_path, *edits, DROPOUT=0.2, HIDDEN_UNITS=(30,)))
+    changed.append_run(log.path, {"epochs": 3, "test_accuracy": 0.9431})
     validation = "val_loss 0.2175 -> 0.1698, val_accuracy 0.9300 -> 0.9521"
     assert capsys.readouterr().out.splitlines() == [
         "Since the run of 2026-11-25 05:52:",
@@ -114,38 +119,15 @@ def test_line_before_that_is_no_run(line, log, capsys):
     assert json.loads(after.splitlines()[-1])["test_accuracy"] == 0.9431
 
 
-def test_only_constants_are_logged(tmp_path):
-    """Those of the file, whatever upper-case names stand above and below them."""
-    places = (
-        ("\n# Data; ", "API_KEY"),
-        ("\nDROPOUT", "L2"),
-        ("\n\ndef main", "API_KEY_2"),
-    )
-    edits = [(place, f"\n{name} = 0{place}") for place, name in places]
-    names = load(edited(tmp_path, *edits)).constant_names
-    assert {*names} == {*CONSTANTS, "L2"}
-
-
-def test_two_runs_at_once(log, monkeypatch):
-    """What another run adds after the script has read the file is kept."""
-
-    def open_log(*args, **options):
-        file = open(*args, **options)  # noqa: SIM115
-
-        def read(read=file.read):
-            content = read()
-            with open(log.path, "a", encoding="utf-8") as other:
-                other.write('{"time": "other"}\n')
-            return content
-
-        file.read = read
-        return file
-
-    log()
-    monkeypatch.setattr(train_mnist, "open", open_log, raising=False)
-    log()
-    times = [json.loads(line)["time"] for line in log.path.read_text().splitlines()]
-    assert times == ["2026-11-25 05:52:01", "other", "2026-11-25 05:52:01"]
+def test_two_at_once(log):
+    """Neither loses what the other adds meanwhile."""
+    runs = [threading.Thread(target=lambda: [log() for _ in range(100)]) for _ in "ab"]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    lines = log.path.read_text().split("\n")
+    assert len([json.loads(line) for line in lines if line]) == 200
 
 
 # The picture

@@ -195,19 +195,19 @@ def test_picture(kind, folder, capsys):
     assert 50 < sum(probabilities) <= 100.2
 
 
+PNG, MODEL = "digit.png .*export it as PNG", "mnist_mlp.keras .*train first"
+
+
 @pytest.mark.parametrize("content", [None, b"\0\0\0\x18ftypheic"])
 @pytest.mark.parametrize(
-    ("code", "name", "advice"),
-    [(DIGIT, "digit.png", "export it as PNG or JPEG")]
-    + [(code, "mnist_mlp.keras", "train first") for code in (DIGIT, DRAW)],
+    ("code", "line"), [(DIGIT, PNG), (DIGIT, MODEL), (DRAW, MODEL)]
 )
-def test_missing_or_damaged_file(code, name, advice, content, folder):
+def test_missing_or_damaged_file(code, line, content, folder):
     """An iPhone's HEIC, too, is none: one line says what to do."""
     SHEET.save(folder / "digit.png")
-    (folder / name).unlink()
-    if content:
-        (folder / name).write_bytes(content)
-    with pytest.raises(SystemExit, match=rf"^no [^\n]*{name} [^\n]*{advice}[^\n]*$"):
+    path = folder / line.split()[0]
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(SystemExit, match=f"^no .*{line}.*$"):  # a dot is no new line
         run(code, folder)
 
 
