@@ -13,105 +13,108 @@ to 98.01) after 100 epochs, which take about 200 s on two cores of an Intel Xeon
 # ///
 
 import contextlib
-import hashlib
-import io
 import json
 import os
 import signal
 import sys
 import time
-import urllib.request
-from numbers import Integral, Real
+import zipfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: fewer notes
-if __name__ == "__main__" and "ipykernel" not in sys.modules:  # not in a notebook
-    if len(sys.argv) > 1:
-        print("No options: edit the constants at the top of the file", file=sys.stderr)
-        sys.exit(2)
-    # `import keras` imports matplotlib, which fails if MPLBACKEND names a backend that
-    # is not here, as a notebook may have it for `!python`; agg always works.
-    os.environ["MPLBACKEND"] = "agg"
-import keras
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow prints less
+in_notebook = "ipykernel" in sys.modules
+if __name__ == "__main__" and not in_notebook:
+    os.environ["MPLBACKEND"] = "agg"  # one that `!python` in a notebook sets would fail
+import keras  # which leaves the arithmetic to TensorFlow, JAX or PyTorch, its backend
 import numpy as np
 
+try:
+    from matplotlib.figure import Figure  # without pyplot, it opens no window
+except ImportError as error:
+    print(f"No picture will be drawn: pip install -U matplotlib ({error!r})")
+    Figure = None
+
 # Data; relative paths, here and below, start at this script's folder
-DATA_PATH = "mnist.npz"  # the data set
-# Only a missing mnist.npz is downloaded from DATA_URL; it must have this SHA-256.
+DATA_PATH = "mnist.npz"  # the data set; a missing mnist.npz is downloaded
 DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
 SHIFT = 0.0  # move each training image at random, by up to this fraction of its size
-VALIDATION_SPLIT = 0.3  # fraction held back, to choose constants by; 0: none
+VALIDATION_SPLIT = 0.3  # last fraction, held back to choose constants by; 0: none
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
 ACTIVATION = "tanh"  # of the hidden layers, any Keras activation by name
 DROPOUT = 0.5  # fraction of hidden outputs dropped in training, against overfitting
 # Training, by stochastic gradient descent, one batch per step
-LEARNING_RATE = 0.01  # above 0; a step subtracts this times the loss's gradient
+LEARNING_RATE = 0.01  # a step subtracts this times the loss's gradient
 DECAY = 1e-6  # at step n, the learning rate is LEARNING_RATE / (1 + DECAY * n)
 LINEAR_DECAY = False  # True: not DECAY, but evenly down to 0 after the last step
 WEIGHT_DECAY = 0.0  # a step also subtracts this * rate * weight, against overfitting
-MOMENTUM = 0.9  # fraction of the previous update added to this one; at least 0, below 1
+MOMENTUM = 0.9  # fraction of the previous update added to this one
 NESTEROV = True  # True: take the gradient where the momentum alone would lead
 BATCH_SIZE = 200  # images per step
 EPOCHS = 100  # passes over the training images left by VALIDATION_SPLIT
-SEED = 0  # 0 to 2**32 - 1; same seed, CPU and versions: the same result
-# Output
-MODEL_PATH = "mnist_mlp.keras"  # the trained model; None: not saved
-PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes; None: not drawn
-LOG_PATH = "mnist_mlp.jsonl"  # a line of JSON is added by each run; None: not written
-
-# Logged are the names from DATA_PATH to LOG_PATH; put a constant of yours between.
-names = list(globals())  # in the order of their definition
-constant_names = names[names.index("DATA_PATH") : names.index("LOG_PATH") + 1]
+SEED = 0  # same seed, CPU and versions: the same result
+# Output; None: not written
+MODEL_PATH = "mnist_mlp.keras"  # the trained model
+PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes
+LOG_PATH = "mnist_mlp.jsonl"  # a line of JSON is added by each run
 
 
 def main():
-    """Load, train, save, evaluate, report, log and draw.
+    """Load the data; train, save and evaluate a model; report, log and draw.
 
-    Returns the test loss (nats, see warn_if_guessing) and accuracy (0 to 1). Exits with
-    a message if a constant or a file is wrong. Once the run is logged, raises
-    FloatingPointError if it diverged, KeyboardInterrupt if a signal stopped it.
+    Returns the test loss (cross-entropy in nats: with the natural logarithm) and
+    accuracy (0 to 1). A wrong constant raises AssertionError or another error; an
+    unusable data file exits with a line. At the end, raises KeyboardInterrupt if Ctrl-C
+    stopped the training, else FloatingPointError if a weight became infinite or NaN.
     """
     check_constants()
-    keras.utils.set_random_seed(int(SEED))
-    (images, labels), (test_images, test_labels) = load_data(DATA_PATH)
-    for part, x, y in ("training", images, labels), ("test", test_images, test_labels):
-        print(f"{part + ' images':15} {x.shape} {x.dtype}, labels {y.shape}")
-    x_train, y_train, x_val, y_val = split(*preprocess(images, labels))
-    model = build_model(x_train, images.shape[1:])
-    model.summary()
-    history, seconds, stopped_by = train(model, x_train, y_train, x_val, y_val)
-    run = {"seconds": seconds, "epochs": len(history["loss"])}
-    run["interrupted"] = stopped_by is not None
-    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
-        for result in "val_loss", "val_accuracy", "test_loss", "test_accuracy":
-            run[result] = None
-        save(LOG_PATH, lambda path: append_run(path, run), atomically=False)
-        raise FloatingPointError("Weights NaN or infinite: lower the learning rate")
-    saved = [save(MODEL_PATH, model.save)]
-    if len(x_val):  # anew: EarlyStopping, if you add it, may restore earlier weights
-        run["val_loss"], run["val_accuracy"], _ = evaluate(model, x_val, y_val)
-        print("val_loss {val_loss:f}, val_accuracy {val_accuracy:f}".format(**run))
+    keras.utils.clear_session()  # frees what an earlier call of main left in memory
+    keras.utils.set_random_seed(int(SEED))  # int(), here and below: NumPy's are welcome
+    (images, labels), (test_images, test_labels) = load_data(beside_script(DATA_PATH))
+    print(f"training images {images.shape} {images.dtype}, labels {labels.shape}")
+    print(f"test images {test_images.shape}, labels {test_labels.shape}")
+    x, y = preprocess(images, labels)
     x_test, y_test = preprocess(test_images, test_labels)
-    loss, accuracy, probabilities = evaluate(model, x_test, y_test)
-    run |= {"test_loss": loss, "test_accuracy": accuracy}
+    n = int(len(x) * (1 - VALIDATION_SPLIT))
+    assert n > 0, f"{VALIDATION_SPLIT = } leaves no image to train on"
+    x_train, y_train, x_val, y_val = x[:n], y[:n], x[n:], y[n:]
+    if set(labels[:n]) != set(labels):  # as in a file that is sorted by digit
+        print(f"Some digits are not among the first {n} images: shuffle {DATA_PATH}")
+
+    model = build_model(x_train)
+    model.summary()
+    start = time.perf_counter()
+    size = images.shape[1:]  # (height, width)
+    history, interrupted = train(model, x_train, y_train, x_val, y_val, size)
+    seconds = time.perf_counter() - start
+    print(f"The training took {seconds:.1f} s.")
+    diverged = not all(np.isfinite(weights).all() for weights in model.get_weights())
+    if MODEL_PATH and not diverged:  # at once, so that nothing below can lose it
+        save(MODEL_PATH, model.save)
+
+    results = {"seconds": seconds, "epochs": len(history["loss"])}
+    results["interrupted"] = interrupted
+    if len(x_val):  # anew: EarlyStopping, if you add it, may restore earlier weights
+        results.update(evaluate(model, x_val, y_val, "val"))
+    results.update(evaluate(model, x_test, y_test, "test"))
+    probabilities = model.predict(x_test, int(BATCH_SIZE), verbose=0)  # (N, 10)
+    predictions = probabilities.argmax(axis=1)  # the likeliest digits
+    loss, accuracy = results["test_loss"], float(np.mean(predictions == test_labels))
     confusion_matrix = np.zeros((10, 10), int)  # [true digit, predicted digit]
-    np.add.at(confusion_matrix, (test_labels, probabilities.argmax(axis=1)), 1)
+    np.add.at(confusion_matrix, (test_labels, predictions), 1)  # counts each pair
     report(loss, accuracy, confusion_matrix)
-    if accuracy < 0.5:
-        warn_if_guessing(y_test, probabilities, run.get("val_accuracy", 0))
-    saved.append(save(LOG_PATH, lambda path: append_run(path, run), atomically=False))
-    if PLOT_PATH is not None:
-        test = test_images, test_labels, probabilities
-        figure = draw(history, confusion_matrix, *test)
-        if figure is not None:
-            saved.append(save(PLOT_PATH, figure.savefig))
-    if stopped_by is not None:  # so that a loop around main() ends, too
-        raise KeyboardInterrupt(stopped_by)
-    if __name__ == "__main__" and not all(saved):  # tell the shell
-        sys.exit(1)
+    if LOG_PATH:
+        log(results)
+    if PLOT_PATH and Figure and not diverged:
+        fig = draw(history, confusion_matrix, test_images, test_labels, probabilities)
+        save(PLOT_PATH, fig.savefig)
+
+    if interrupted:  # to end a loop of yours around main, too
+        raise KeyboardInterrupt
+    if diverged:
+        raise FloatingPointError("diverged, no model is saved: lower the learning rate")
     return loss, accuracy
 
 
@@ -120,72 +123,62 @@ def load_data(path):
     """Return training and test set of an npz file; download a missing mnist.npz.
 
     Each is a pair: images, (N, height, width), uint8 if stored so, else float32; and
-    labels, (N,), integers 0 to 9. Exits with a message that says what is wrong.
+    labels, (N,), integers 0 to 9. Exits with a line if the file is unusable.
     """
-    path = beside_script(path)
-    if not os.path.lexists(path):  # lexists also finds a broken link, which is kept
-        if path.name != "mnist.npz":
-            sys.exit(f"{path}: no such file, see DATA_PATH")
-        download(path)
-    images, labels, test_images, test_labels = read_arrays(path)
-    if images.dtype != "uint8":  # uint8 stays uint8, which saves memory
-        images, test_images = images.astype("float32"), test_images.astype("float32")
-    return (images, labels), (test_images, test_labels)
+    try:
+        if path.name == "mnist.npz" and not path.exists():
+            new = keras.utils.get_file(
+                "new-mnist.npz",
+                DATA_URL,
+                file_hash=DATA_SHA256,
+                cache_dir=path.parent,
+                cache_subdir="",
+            )
+            os.replace(new, path)  # only a whole file gets that name
+        if path.exists() and not zipfile.is_zipfile(path):
+            raise ValueError("no npz file, or half of one")
+        with np.load(path) as file:
+            x_train, y_train = file["x_train"], file["y_train"]
+            x_test, y_test = file["x_test"], file["y_test"]
+        check_data(x_train, y_train, x_test, y_test)
+    except Exception as error:  # noqa: BLE001 (for ruff); damage raises a dozen types
+        sys.exit(f"{path}: {error!r} (a missing mnist.npz comes from {DATA_URL})")
+    if not x_train.dtype == x_test.dtype == "uint8":  # uint8 saves memory
+        x_train, x_test = x_train.astype("float32"), x_test.astype("float32")
+    return (x_train, y_train.astype(int)), (x_test, y_test.astype(int))
 
 
 def preprocess(images, labels):
     """Return flattened images, (N, pixels), and one-hot labels, (N, 10) float32.
 
-    One-hot: 1 at the digit's place, else 0, so 3 becomes 0001000000.
+    One-hot: 1 at the digit's place, else 0, so 3 becomes 0001000000, row 3 of np.eye.
     """
-    one_hot = keras.utils.to_categorical(labels, 10)
-    return images.reshape(len(images), -1), one_hot.astype("float32")
+    return images.reshape(len(images), -1), np.eye(10, dtype="float32")[labels]
 
 
-def split(x, y):
-    """Return x_train, y_train, x_val, y_val; the validation set is the end of x and y.
-
-    Exits if a set asked for is empty; prints a line if x_train lacks a digit of y.
-    """
-    count = int(len(x) * (1 - float(VALIDATION_SPLIT)))
-    if count == 0 or (VALIDATION_SPLIT > 0 and count == len(x)):
-        found = f"not {count} and {len(x) - count}"
-        sys.exit(f"{VALIDATION_SPLIT = }: must leave images for both sets, {found}")
-    lacking = np.flatnonzero(y.any(axis=0) & ~y[:count].any(axis=0)).tolist()
-    if lacking:  # as in a file that is sorted by digit
-        left = f"leaves no image of {lacking} to train on"
-        print(f"{VALIDATION_SPLIT = } {left}: shuffle {DATA_PATH}")
-    return x[:count], y[:count], x[count:], y[count:]
-
-
-def build_model(x_train, image_shape):
-    """Build and compile the network for x_train, flattened images of image_shape.
+def build_model(x_train):
+    """Build and compile the network for x_train, flattened images.
 
     Returns a keras.Sequential from raw pixels, (N, height * width), to the digits'
     probabilities, (N, 10) float32.
     """
     model = keras.Sequential([keras.Input(x_train.shape[1:])])
     if STANDARDIZE:
-        normalization = keras.layers.Normalization(axis=None)  # one mean for all pixels
-        normalization.adapt(x_train[:10_000])  # measures it; all would take 0.3 GB
-        model.add(normalization)
-    if SHIFT > 0:  # like Dropout, only in training
-        model.add(keras.layers.Reshape((*image_shape, 1)))  # 1: one grey value
-        fractions = float(SHIFT), float(SHIFT)  # of the height and the width
-        model.add(keras.layers.RandomTranslation(*fractions, fill_mode="nearest"))
-        model.add(keras.layers.Flatten())
+        pixels = x_train[:10_000].astype("float32")  # enough of them, to save memory
+        mean, deviation = float(pixels.mean()), float(max(pixels.std(), 1e-7))
+        # (pixel - mean) / deviation, in the model, which thus takes raw pixels
+        model.add(keras.layers.Rescaling(1 / deviation, offset=-mean / deviation))
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(int(units), activation=ACTIVATION))
         model.add(keras.layers.Dropout(float(DROPOUT)))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    schedules = keras.optimizers.schedules
-    # float(): with an int rate Keras rounds DECAY, and an int momentum it refuses.
-    rate = float(LEARNING_RATE)  # with no schedule, a callback that you add may set it
+    rate = float(LEARNING_RATE)  # float: of an int, 1, Keras would round the decay
     if LINEAR_DECAY:
-        steps = float(EPOCHS * np.ceil(len(x_train) / BATCH_SIZE))
-        rate = schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)  # power 1
+        steps = EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
+        # By default, the polynomial is of degree 1, a straight line.
+        rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
     elif DECAY > 0:
-        rate = schedules.InverseTimeDecay(rate, decay_steps=1, decay_rate=float(DECAY))
+        rate = keras.optimizers.schedules.InverseTimeDecay(rate, 1, float(DECAY))
     optimizer = keras.optimizers.SGD(
         rate,
         momentum=float(MOMENTUM),
@@ -196,52 +189,89 @@ def build_model(x_train, image_shape):
     return model
 
 
-def train(model, x_train, y_train, x_val, y_val):
+def train(model, x_train, y_train, x_val, y_val, size):
     """Fit the model to flattened images, (N, pixels), and one-hot labels, (N, 10).
 
-    Returns the values by epoch, {"loss": [nats, ...], "accuracy": [0 to 1, ...]} and
-    the same of the validation set as "val_...", unless that is empty; the time in
-    seconds; and the number of the signal that ended it early, or None.
+    size: (height, width) of an image before it was flattened. Returns the values by
+    epoch, {"loss": [nats, ...], "accuracy": [0 to 1, ...]} and, as "val_...", those of
+    the validation set, unless that is empty; and whether Ctrl-C stopped it.
     """
-    backend = keras.backend.backend()  # "tensorflow", if no other has been chosen
-    if backend == "tensorflow":  # the dataset shuffles, so fit need not
-        options = {"x": to_dataset(x_train, y_train, shuffle=True), "shuffle": False}
-        validation_data = to_dataset(x_val, y_val, shuffle=False)
+    # fit takes arrays, too, but on TensorFlow a dataset is quicker and shuffles better
+    # (see to_dataset), and a dataset can move the images, on any backend.
+    if SHIFT > 0 or keras.backend.backend() == "tensorflow":
+        x = to_dataset(x_train, y_train, training=True, size=size)
+        data = {"x": x, "shuffle": False}  # x has the labels, too, and shuffles itself
+        validation_data = to_dataset(x_val, y_val)
     else:
-        options = {"x": x_train, "y": y_train, "batch_size": int(BATCH_SIZE)}
+        data = {"x": x_train, "y": y_train, "batch_size": int(BATCH_SIZE)}
         validation_data = x_val, y_val
-    if backend != "torch":  # PyTorch can take only one step at a time
-        # Ten steps run as one, with less of Keras's code in between: a fifth less time.
-        # An argument of compile() would be saved with the model, and fail in PyTorch.
+    if keras.backend.backend() != "torch":  # PyTorch takes one step at a time
+        # Ten steps run as one, in a fifth less time; callbacks are called after ten.
+        # As an argument of compile() it would be saved, and PyTorch refuses it.
         model.steps_per_execution = 10
-    # IDLE's window calls itself a terminal, but is not the process's own stdout.
-    has_bar = sys.stdout.isatty() and sys.stdout is sys.__stdout__
-    start = time.perf_counter()
-    with StopOnSignal() as stop_on_signal:
+    # IDLE's window, which replaces stdout, calls itself a terminal, but shows no bar.
+    has_bar = in_notebook or (sys.stdout.isatty() and sys.stdout is sys.__stdout__)
+    stop_on_ctrl_c = StopOnCtrlC()
+    usual = signal.signal(signal.SIGINT, stop_on_ctrl_c.on_ctrl_c)
+    try:
         history = model.fit(
-            **options,
-            epochs=int(EPOCHS),
+            **data,  # as if written here: x=..., and so on
+            epochs=EPOCHS,
             validation_data=validation_data if len(x_val) else None,
-            # 1: a progress bar; 2: a line per epoch
-            verbose=1 if has_bar or "ipykernel" in sys.modules else 2,
-            callbacks=[stop_on_signal, keras.callbacks.TerminateOnNaN()],
+            verbose=1 if has_bar else 2,  # 1: a progress bar, 2: a line per epoch
+            # EarlyStopping() could join; with DECAY = 0, ReduceLROnPlateau(), too.
+            callbacks=[stop_on_ctrl_c, keras.callbacks.TerminateOnNaN()],
         ).history
-    if stop_on_signal.number is not None:
-        print(f"Interrupted in epoch {len(history['loss'])} of {EPOCHS}.")
-    seconds = time.perf_counter() - start
-    print(f"The training took {seconds:.1f} s.")
-    return history, seconds, stop_on_signal.number
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if stop_on_ctrl_c.pressed:
+        print(f"Stopped in epoch {len(history['loss'])} of {EPOCHS}.")
+    return history, stop_on_ctrl_c.pressed
 
 
-def evaluate(model, x, y):
-    """Return the loss (nats), accuracy (0 to 1) and probabilities, (N, 10), on x, y."""
-    loss = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
-    probabilities = model.predict(x, verbose=0)
-    accuracy = np.mean(probabilities.argmax(axis=1) == y.argmax(axis=1))
-    return loss, float(accuracy), probabilities
+def to_dataset(x, y, training=False, size=None):
+    """Return x and y as a tf.data.Dataset of batches.
+
+    For the training, it shuffles them and moves the images, (height, width) = size, by
+    SHIFT, anew in each epoch. fit, given arrays, would make a dataset that repeats one
+    order in all epochs, and at times pauses for seconds, for a thread that tunes it.
+    """
+    import tensorflow as tf  # JAX and PyTorch need it for SHIFT alone
+
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    random = tf.random.Generator.from_seed(int(SEED))
+
+    def shift(x, y):
+        # By whole pixels; keras.layers.RandomTranslation takes six times as long.
+        images = tf.reshape(x, (-1, *size))
+        for n in size:  # rows first, then columns
+            distances = n * random.uniform((tf.shape(x)[0], 1), -SHIFT, SHIFT)
+            rows = tf.range(n) + tf.cast(tf.round(distances), "int32")  # (images, n)
+            rows = tf.clip_by_value(rows, 0, n - 1)  # beyond the edge: the edge again
+            images = tf.gather(images, rows, batch_dims=1)  # from each image its rows
+            images = tf.transpose(images, (0, 2, 1))  # columns become rows; later, back
+        return tf.reshape(images, tf.shape(x)), y
+
+    indices = tf.data.Dataset.range(len(x))
+    if training:
+        indices = indices.shuffle(len(x))  # among all of them
+    batches = indices.batch(BATCH_SIZE)
+    batches = batches.map(lambda i: (tf.gather(x, i), tf.gather(y, i)))  # x[i], y[i]
+    if training and SHIFT > 0:
+        batches = batches.map(shift)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # without that thread
+    options.experimental_optimization.apply_default_optimizations = False  # they copy x
+    return batches.prefetch(2).with_options(options)  # two are prepared ahead
 
 
-# The results: on the screen, in files, in a picture
+def evaluate(model, x, y, name):
+    """Return the metrics on x, y, with name "val": {"val_loss": nats, ...}."""
+    scores = model.evaluate(x, y, int(BATCH_SIZE), verbose=0, return_dict=True)
+    return {f"{name}_{key}": np.round(n, 6).tolist() for key, n in scores.items()}
+
+
+# The results: on the screen, in the log, in a picture
 def report(loss, accuracy, confusion_matrix):
     """Print the results, each digit's accuracy, and the most common mistakes."""
     print(f"test set\nThe test loss is {loss:f}")
@@ -250,117 +280,62 @@ def report(loss, accuracy, confusion_matrix):
     errors = confusion_matrix - np.diag(correct)
     print(f"{errors.sum()} of {totals.sum()} test images are wrong.")
     print("digit    " + "".join(f"{digit:6d}" for digit in range(10)))
-    shares = (f"{c / n:6.3f}" if n else "     -" for c, n in zip(correct, totals))
-    print("accuracy " + "".join(shares))
+    shares = correct / np.maximum(totals, 1)  # 1: no division by 0
+    print("accuracy " + "".join(f"{share:6.3f}" for share in shares))
+    # ndenumerate gives each cell as ((row, column), value).
     most_common = sorted(np.ndenumerate(errors), key=lambda cell: -cell[1])[:5]
     for (label, prediction), count in most_common:
         if count:
             print(f"  {label} read as {prediction}: {count}")
 
 
-def warn_if_guessing(y, probabilities, val_accuracy):
-    """Print a line if probabilities, (N, 10), are hardly better than ten equal ones.
-
-    Their cross-entropy decides: minus the natural logarithm of the true digit's
-    probability, averaged; its unit is the nat. It is ln 10 = 2.303 for ten equal ones.
-    The loss won't do: a kernel_regularizer, if you add one, adds penalties to it.
-    """
-    cross_entropy = keras.losses.CategoricalCrossentropy()(y, probabilities)
-    # 1 % less: knowing only how common each digit is gives 2.301. "not <": or a NaN.
-    if not float(cross_entropy) < 0.99 * np.log(10):
-        cause = "the learning rate may be too high or too low"
-        if val_accuracy > 0.5:  # no guess
-            cause = "test images and labels don't fit, unlike the validation set's"
-        print(f"No better than guessing: {cause}")
-
-
-def save(path, write, atomically=True):
-    """Have write(path) make a file, unless path is None; return whether it worked."""
-    if path is None:
-        return True
-    path = beside_script(path)
-    try:
-        if atomically:
-            write_atomically(path, write)
-        else:
-            write(path)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        # The disk is full, say, or there is a layer that Keras can't save.
-        print(f"{path}: not written ({error!r})", file=sys.stderr)
-        return False
-    with contextlib.suppress(UnicodeEncodeError):  # a path that the console can't show
-        print(f"Wrote {path}")
-    return True
-
-
-def append_run(path, run):
-    """Append a run and all constants to a file as one line of JSON; print changes."""
-    run = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), **run}
-    for name in "val_loss", "test_loss":
-        if run.get(name) is not None and not np.isfinite(run[name]):
-            run[name] = None  # JSON has no NaN
-    run |= {name: globals()[name] for name in constant_names}
-    # JSON knows neither NumPy's numbers, which become Python's, nor Paths: their text.
-    line = json.dumps(run, default=lambda x: x.item() if hasattr(x, "item") else str(x))
-    with open(path, "a+", encoding="utf-8", errors="replace") as file:
-        file.seek(0)
-        before = file.read()
-        newline = "\n" if before and not before.endswith("\n") else ""
-        file.write(f"{newline}{line}\n")
-    # Suppressed: the file was empty, or its last line is no run.
-    with contextlib.suppress(LookupError, TypeError, ValueError):
-        print_changes(json.loads(before.splitlines()[-1]), json.loads(line))
-
-
-def print_changes(old, new):
-    """Print the constants and results that differ between two runs of the log."""
-    lines = [f"Since the run of {old['time'][:16]}:"]
-    for name in constant_names:
-        if name not in old or old[name] != new[name]:
-            lines.append(f"  {name} {old.get(name, '(new)')} -> {new[name]}")
-    epochs = [run.get("epochs", run["EPOCHS"]) for run in (old, new)]
-    if epochs != [old["EPOCHS"], new["EPOCHS"]]:  # one was stopped early
-        lines.append(f"  epochs trained {epochs[0]} -> {epochs[1]}")
-    results = []
-    for name in "val_loss", "val_accuracy", "test_accuracy":
-        if name in old and name in new:
-            # JSON's null, here None, stands for a NaN.
-            a, b = ("nan" if x is None else f"{x:.4f}" for x in (old[name], new[name]))
-            results.append(f"{name.replace('test_', 'test ')} {a} -> {b}")
-    lines.append(f"  {', '.join(results)}")
-    print("\n".join(lines))
+def log(results):
+    """Append this run to LOG_PATH as a line of JSON; print the changes to the last."""
+    run = {"time": time.strftime("%Y-%m-%d %H:%M:%S")}
+    run.update(keras=keras.__version__, backend=keras.backend.backend())
+    run.update((name, x) for name, x in globals().items() if name.isupper())
+    for name, value in results.items():  # a number, or an array, of F1Score for one
+        run[name] = np.where(np.isfinite(value), value, None).tolist()  # no NaN in JSON
+    # default: what becomes of a value that JSON does not know, a NumPy number or a Path
+    default = lambda x: x.item() if isinstance(x, np.generic) else str(x)
+    line = json.dumps(run, default=default)
+    path = beside_script(LOG_PATH)
+    earlier = path.read_text("utf-8").splitlines() if path.exists() else []
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with contextlib.suppress(LookupError, ValueError):  # no earlier run, or half a line
+        old, new = json.loads(earlier[-1]), json.loads(line)
+        print(f"Since the run of {old['time']}:")
+        for name in new:
+            if name not in ("time", "seconds") and new[name] != old.get(name):
+                print(f"  {name} {old.get(name)} -> {new[name]}")
 
 
 def draw(history, confusion_matrix, images, labels, probabilities):
-    """Return a Figure of a run, or None if matplotlib does not load.
+    """Return a Figure: the loss by epoch, the confusion matrix, the surest mistakes.
 
     Takes the test set's images, (N, height, width), labels, (N,), and probabilities.
     """
-    try:
-        from matplotlib.figure import Figure  # without pyplot, it opens no window
-    except ImportError as error:
-        print(f"No picture: pip install matplotlib ({error!r})")
-        return None
-    figure = Figure(figsize=(13, 4.6), dpi=120, layout="constrained")
-    left, middle, right = figure.subfigures(1, 3)
-
+    fig = Figure(figsize=(13, 4.6), dpi=120, layout="constrained")
+    left, middle, right = fig.subfigures(1, 3)
     axes = left.subplots()
-    # DROPOUT handicaps the training: its loss may be above the validation's.
-    for name, label in ("loss", f"training, {DROPOUT=}"), ("val_loss", "validation"):
+    # These handicap the training; and its loss is a mean over the epoch's steps.
+    training = f"training (DROPOUT {DROPOUT}, SHIFT {SHIFT})"
+    for name, label in ("loss", training), ("val_loss", "validation"):
         if name in history:
             epochs = range(1, len(history[name]) + 1)
             axes.plot(epochs, history[name], ".-", label=label)
     axes.set(title="Loss curves", xlabel="epoch", ylabel="loss (nats)")
     axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.set_yscale("log", subs=(2, 3, 5))  # ticks at 2, 3 and 5 times 10**n, too
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")  # 0.02, not 2 x 10**-2
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
     axes.legend()
 
     axes = middle.subplots()
     # The colours leave out the right answers, whose counts are a hundred times larger.
-    errors = np.where(np.eye(10), 0, confusion_matrix)
+    errors = np.where(np.eye(10), 0, confusion_matrix)  # 0 on the diagonal
     axes.imshow(errors, cmap="Oranges", vmax=2 * errors.max())  # 2: pale under the text
     for (label, prediction), count in np.ndenumerate(confusion_matrix):
         axes.text(prediction, label, count or "", ha="center", va="center", fontsize=8)
@@ -369,209 +344,86 @@ def draw(history, confusion_matrix, images, labels, probabilities):
 
     right.suptitle("Most confident mistakes")
     predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    mistakes = np.flatnonzero(predictions != labels)
+    mistakes = np.flatnonzero(predictions != labels)  # their indices
     grid = right.subplots(3, 4).ravel()
     for axes in grid:
         axes.axis("off")
+    # zip ends with the shorter: after 12 mistakes, or earlier.
     for axes, i in zip(grid, sorted(mistakes, key=lambda i: -confidence[i])):
         axes.imshow(images[i], cmap="gray_r")
         title = f"{labels[i]} read as {predictions[i]}\n{confidence[i]:.1%} confident"
         axes.set_title(title, fontsize=8)
-    return figure
+    return fig
 
 
-# Speed, signals, the checks of constants and files, the download
-def to_dataset(x, y, shuffle):
-    """Return x and y as a tf.data.Dataset of batches; shuffle: anew in each epoch.
-
-    Keras would make a dataset of arrays itself, but with a seed repeat one order in all
-    epochs, and stall between some, while the thread sleeps that tunes its buffers.
-    """
-    import tensorflow as tf
-
-    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-    data = tf.data.Dataset.range(len(x))  # the images' numbers, 0, 1, ...
-    if shuffle:
-        data = data.shuffle(len(x))  # among all of them
-    # i: a batch of numbers; gather takes the rows of these numbers.
-    data = data.batch(int(BATCH_SIZE)).map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
-    options = tf.data.Options()
-    options.autotune.enabled = False  # this thread, of the data, not of the weights
-    # The default optimizations of a dataset would copy x.
-    options.experimental_optimization.apply_default_optimizations = False
-    return data.prefetch(2).with_options(options)  # 2 batches are prepared ahead
+# Files, Ctrl-C, the checks of data and constants
+def beside_script(path):
+    """Return path as a Path, from this script's folder, or that of a notebook."""
+    folder = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
+    return folder / Path(path).expanduser()
 
 
-class StopOnSignal(keras.callbacks.Callback):
-    """Around fit, has the first signal end it early; a second one acts as usual."""
+def save(path, write):
+    """Have the function write make a file, and move it to path when it is whole."""
+    path = beside_script(path)
+    new = path.with_name(f"new-{path.name}")
+    write(new)
+    os.replace(new, path)
+    print(f"Wrote {path}")
 
-    number = None  # of the signal, once it has come
 
-    def __enter__(self):
-        self.previous = {}  # each signal's handler: the function called when it comes
-        # SIGINT: Ctrl-C; SIGTERM: kill; SIGHUP, not on Windows: the terminal is closed
-        hang_up = getattr(signal, "SIGHUP", signal.SIGTERM)
-        for number in {signal.SIGINT, signal.SIGTERM, hang_up}:
-            # One that is ignored, as after `nohup`, stays so; None: it isn't Python's.
-            if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                with contextlib.suppress(ValueError):  # only the main thread may set it
-                    # signal() sets a new handler, and returns the previous one.
-                    self.previous[number] = signal.signal(number, self.on_signal)
-        return self
+class StopOnCtrlC(keras.callbacks.Callback):
+    """Has Ctrl-C end fit after the steps it is in; a second one ends all, unsaved."""
 
-    def on_signal(self, number, frame):
-        self.number = number  # only noted: the step that fit is in must end first
-        self.__exit__()  # a second signal finds the previous handlers
+    pressed = False
 
-    def stop(self, index, logs=None):
-        if self.number is None or self.model.stop_training:
-            return
-        self.model.stop_training = True
-        try:
-            print("\nStopping after this step; Ctrl-C again ends at once.", flush=True)
-        except OSError:  # Ctrl-C has ended `tee`, too, or the terminal is closed
-            sys.stdout = io.StringIO()  # what is printed from now on, nobody sees
+    def on_ctrl_c(self, *unused):  # Python passes the signal's number and a stack frame
+        self.pressed = True  # only noted: on JAX, the model must not be used just now
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # for a second one
 
-    # fit calls these two; the signal may also come while the model is validated.
-    on_train_batch_end = on_epoch_end = stop
+    def on_train_batch_end(self, batch, logs=None):
+        if self.pressed:
+            self.model.stop_training = True
 
-    def __exit__(self, *error):
-        while self.previous:
-            signal.signal(*self.previous.popitem())
+    on_epoch_end = on_train_batch_end  # if it was pressed during the validation
+
+
+def check_data(x_train, y_train, x_test, y_test):
+    """Raise ValueError unless these are images and labels as load_data needs them."""
+    for x, y in (x_train, y_train), (x_test, y_test):
+        if x.ndim != 3 or not np.isfinite([x.min(), x.max()]).all():
+            raise ValueError("images must be finite numbers, (N, height, width)")
+        if x.shape[1:] != x_train.shape[1:]:
+            raise ValueError("all images must be of one size")
+        if y.shape != x.shape[:1] or not set(y) <= set(range(10)):
+            raise ValueError("labels must be 0 to 9, (N,), one for each image")
 
 
 def check_constants():
-    """Exit, with a line that says what is allowed, if a constant cannot work."""
-    number, switch = "an int or float", "True or False"
-    file = "None or a {} file in a writable folder"
-    fraction, is_width = f"{number}, at least 0, below 1", within(1, 20_001, Integral)
-    rules = (  # constants, the test that each must pass, what is allowed
-        ("DATA_PATH", lambda x: isinstance(x, (str, Path)), "the path of an npz file"),
-        ("DATA_URL", lambda x: isinstance(x, str) and x != "", "an address"),
-        ("STANDARDIZE LINEAR_DECAY NESTEROV", lambda x: type(x) is bool, switch),
-        ("SHIFT VALIDATION_SPLIT DROPOUT MOMENTUM", within(0, 1), fraction),
-        (
-            "HIDDEN_UNITS",
-            lambda x: isinstance(x, (tuple, list)) and all(map(is_width, x)),
-            "a tuple of ints, 1 to 20000",
-        ),
-        ("ACTIVATION", lambda x: x in dir(keras.activations), "a Keras activation"),
-        ("LEARNING_RATE", within(1e-38, 1e38), f"{number} above 0, below 1e38"),
-        ("DECAY WEIGHT_DECAY", within(0, 1e38), f"{number}, at least 0, below 1e38"),
-        ("BATCH_SIZE", within(1, 2**31, Integral), "a positive int below 2**31"),
-        ("EPOCHS", within(1, np.inf, Integral), "a positive int"),
-        ("SEED", within(0, 2**32, Integral), "an int, 0 to 2**32 - 1"),
-        ("MODEL_PATH", lambda x: is_output(x, ".keras"), file.format(".keras")),
-        ("PLOT_PATH", lambda x: is_output(x, ".png"), file.format(".png")),
-        ("LOG_PATH", lambda x: is_output(x, ".jsonl"), file.format(".jsonl")),
-    )
-    for names, is_ok, allowed in rules:
-        for name in names.split():
-            if not is_ok(globals()[name]):
-                line = f"{name} = {globals()[name]!r}: must be {allowed}"
-                sys.exit(line.replace("\n", " "))
-
-
-def within(low, below, kind=Real):
-    """Return a function that says whether its x is a number, low <= x < below."""
-    return lambda x: isinstance(x, kind) and type(x) is not bool and low <= x < below
-
-
-def is_output(path, suffix):
-    """Return whether path is None or a file of this suffix that can be written."""
-    if path is None:
-        return True
-    if not isinstance(path, (str, Path)) or Path(path).suffix != suffix:
-        return False
-    path = beside_script(path).resolve()  # what a link leads to
-    if os.path.isdir(path) or path == beside_script(DATA_PATH).resolve():
-        return False
-    if os.path.exists(path) and not os.access(path, os.W_OK):  # write-protected
-        return False
-    return os.path.isdir(path.parent) and os.access(path.parent, os.W_OK)
-
-
-def beside_script(path):
-    """Return path as a Path; a relative one is relative to this script's folder."""
-    in_file = "__file__" in globals()  # not if it was pasted into a notebook
-    folder = Path(__file__).resolve().parent if in_file else Path.cwd()
-    return folder / os.path.expanduser(path)
-
-
-def read_arrays(path):
-    """Return x_train, y_train, x_test, y_test of an npz file; exit if unfit."""
-    fault = "not an npz file"
-    if path.name == "mnist.npz":
-        fault += "; delete it, and the next run downloads it"
-    needs = "needs x_train and x_test, integers or finite floats, (N, height, width), "
-    needs += "alike in size, dtype and range; y_train and y_test, integers 0 to 9, (N,)"
-    try:
-        with np.load(path) as file:
-            fault = f"{needs}; it holds {file.files}"
-            arrays = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
-        held = [f"{a.dtype} {a.shape} {a.min()} to {a.max()}" for a in arrays]
-        fault = f"{needs}; it holds {', '.join(held)}"
-        if are_data(*arrays):
-            return arrays
-    except Exception as error:  # noqa: BLE001 (for ruff); damage raises a dozen types
-        # Without its text: NumPy's may advise to unpickle, which runs foreign code.
-        fault += f" ({type(error).__name__})"
-    sys.exit(f"{path}: {fault}")
-
-
-def are_data(x_train, y_train, x_test, y_test):
-    """Return whether arrays are images and labels as read_arrays needs them."""
-    for x, y in (x_train, y_train), (x_test, y_test):
-        if x.ndim != 3 or x.dtype.kind not in "iuf" or y.dtype.kind not in "iu":
-            return False
-        if x.shape[1:] != x_train.shape[1:] or x.dtype != x_train.dtype:
-            return False
-        if y.shape != x.shape[:1] or y.min() < 0 or y.max() > 9:
-            return False
-        if not -3e38 < float(x.min()) <= float(x.max()) < 3e38:  # NaN, or over float32
-            return False
-    low, high = sorted(float(x.max()) for x in (x_train, x_test))
-    return not 0 < 10 * low < high  # as if only one of the two had been scaled
-
-
-def download(path):
-    """Download DATA_URL to path, complete and checked, or not at all.
-
-    keras.utils.get_file has no timeout, and leaves half a file if it is killed.
-    """
-    print(f"Downloading {DATA_URL}", flush=True)
-    try:
-        with urllib.request.urlopen(DATA_URL, timeout=30) as response:  # seconds
-            content = response.read()
-        sha256 = hashlib.sha256(content)
-        if sha256.digest() != bytes.fromhex(DATA_SHA256):
-            raise ValueError(f"SHA-256 is {sha256.hexdigest()}, not DATA_SHA256")
-        write_atomically(path, lambda new: new.write_bytes(content))
-    except Exception as error:  # of the address, the network, the server or the disk
-        by_hand = f"save {DATA_URL} there by hand"
-        raise SystemExit(f"{path}: not downloaded ({error!r}); {by_hand}") from error
-
-
-def write_atomically(path, write):
-    """Have write make a file beside path, then move it there: never half a file."""
-    target = path.resolve()  # replace what a link leads to, not the link
-    new = target.with_name(f".mnist-{os.getpid()}{path.suffix}")
-    try:
-        write(new)
-        os.replace(new, target)
-    finally:
-        new.unlink(missing_ok=True)
+    """Raise AssertionError for what would else fail late, or never."""
+    for path in MODEL_PATH, PLOT_PATH, LOG_PATH:
+        can_write = not path or os.access(beside_script(path).parent, os.W_OK)
+        assert can_write, f"{path = }: its folder is missing or read-only"
+    assert not MODEL_PATH or str(MODEL_PATH).endswith(".keras"), f"{MODEL_PATH = }"
+    integer = int, np.integer  # of Python or NumPy
+    assert isinstance(SEED, integer) and 0 <= SEED < 2**32, f"{SEED = }"
+    assert isinstance(BATCH_SIZE, integer) and BATCH_SIZE > 0, f"{BATCH_SIZE = }"
+    assert isinstance(EPOCHS, integer) and EPOCHS > 0, f"{EPOCHS = }"
+    assert all(isinstance(n, integer) for n in HIDDEN_UNITS), f"{HIDDEN_UNITS = }"
+    assert 0 <= SHIFT < 1, f"{SHIFT = }"
+    assert 0 <= VALIDATION_SPLIT < 1, f"{VALIDATION_SPLIT = }"
+    assert 0 <= DROPOUT < 1, f"{DROPOUT = }"
+    assert 0 < LEARNING_RATE < np.inf, f"{LEARNING_RATE = }"
+    assert 0 <= DECAY < np.inf, f"{DECAY = }"
+    assert 0 <= WEIGHT_DECAY < np.inf, f"{WEIGHT_DECAY = }"
 
 
 if __name__ == "__main__":
-    if sys.stdout is None:  # the shell has closed it
-        sys.stdout = io.StringIO()
+    if len(sys.argv) > 1 and not in_notebook:
+        sys.exit("No options: edit the constants at the top of the file")
     try:
         main()
     except FloatingPointError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt as interrupt:
-        number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        if not interrupt.args:  # not in the training, of which main has told
-            print("Interrupted.", file=sys.stderr)
-        sys.exit(128 + number)  # as a shell says that a signal ended a program
+        sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says that Ctrl-C ended a program

@@ -52,7 +52,7 @@ def quick(constants, small_file):
 
 @pytest.fixture(scope="session")
 def start():
-    """Starts the script as a user does, from another folder than its own."""
+    """Starts a program as a user does, from another folder than its own."""
     processes = []
     settings = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
 

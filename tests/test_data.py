@@ -2,15 +2,12 @@
 
 import hashlib
 import os
-import signal
 import socket
 import threading
-import urllib.request
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from helpers import ROOT, edited, on_posix, result, wait_for_line
+from helpers import ROOT
 
 import train_mnist
 
@@ -39,12 +36,11 @@ def refusal(path):
     before = path.read_bytes()
     with pytest.raises(SystemExit) as refused:
         train_mnist.load_data(path)
-    assert refused.value.code.startswith(f"{path}: ")
-    assert "\n" not in refused.value.code
-    assert "pickle" not in refused.value.code  # nobody is advised to unpickle it
+    line = refused.value.code
+    assert line.startswith(f"{path}: ") and "\n" not in line
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
-    return refused.value.code
+    return line
 
 
 def test_bundled_file_is_the_published_one(monkeypatch, tmp_path):
@@ -52,88 +48,77 @@ def test_bundled_file_is_the_published_one(monkeypatch, tmp_path):
     content = (ROOT / "mnist.npz").read_bytes()
     assert hashlib.sha256(content).hexdigest() == train_mnist.DATA_SHA256
     monkeypatch.chdir(tmp_path)
-    (x_train, y_train), (x_test, y_test) = train_mnist.load_data("mnist.npz")
+    data = train_mnist.load_data(train_mnist.beside_script("mnist.npz"))
+    (x_train, y_train), (x_test, y_test) = data
     assert (x_train.shape, x_test.shape) == ((60000, 28, 28), (10000, 28, 28))
     assert (y_train.shape, y_test.shape) == ((60000,), (10000,))
     assert y_train[:5].tolist() == [5, 0, 4, 1, 9]
 
 
-@pytest.mark.parametrize("kind", ["uint8", ">i4", "uint64", ">f2", "longdouble"])
-@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["uint8", ">i4", "float64"])
 def test_any_npz_file_is_welcome(kind, arrays, save):
-    """Whatever its pixels, its name and its further arrays."""
+    """Whatever its pixels and labels, its name and its further arrays."""
     changes = {k: arrays[k][:, :5, :9].astype(kind) // 2 for k in ("x_train", "x_test")}
+    changes["y_test"] = arrays["y_test"].astype(kind)
     loaded = train_mnist.load_data(save("any.name", extra=np.arange(3), **changes))
     for (images, labels), part in zip(loaded, ("train", "test"), strict=True):
-        assert images.dtype.name == ("uint8" if kind == "uint8" else "float32")
-        assert images.dtype.isnative
+        assert images.dtype == ("uint8" if kind == "uint8" else "float32")
         assert (images == changes[f"x_{part}"]).all()
+        assert labels.dtype == int
         assert (labels == arrays[f"y_{part}"]).all()
 
 
-NOT_NPZ = [b"", b"<!DOCTYPE html>", b"\x80\x04N.", b"PK\x03\x04 no more"]
+NOT_NPZ = [b"", b"<!DOCTYPE html>", b"\x80\x04N.", b"\x93NUMPY\x01\x00" + bytes(99)]
 
 
-@pytest.mark.parametrize("name", ["mnist.npz", "a.npz"])
-@pytest.mark.parametrize("content", [*NOT_NPZ, b"\x93NUMPY\x01\x00" + bytes(99), None])
-def test_not_npz(content, name, save):
-    """None: cut off. Only mnist.npz can be downloaded again."""
-    path = save(name)
+@pytest.mark.parametrize("content", [*NOT_NPZ, None])
+def test_not_npz(content, save):
+    """None: cut off. Nobody is advised to unpickle what is there."""
+    path = save("mnist.npz")
     path.write_bytes(path.read_bytes()[:-9] if content is None else content)
-    line = refusal(path)
-    assert "not an npz file" in line
-    assert ("delete it, and the next run downloads it" in line) == (name[0] == "m")
+    assert "pickle" not in refusal(path)
+
+
+def test_damaged(save):
+    """A byte in the middle is another one."""
+    path = save()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    refusal(path)
+
+
+def with_nan(x):
+    return np.where(x == 255, np.nan, x)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "held"),
+    ("name", "change", "fault"),
     [
-        ("x_train", lambda x: None, "['x_test', 'y_train', 'y_test']"),
-        ("x_test", lambda x: x.astype(object), "(ValueError)"),
-        ("x_train", lambda x: x.reshape(len(x), -1), "uint8 (100, 784) 0 to 255"),
-        ("x_train", lambda x: x > 99, "bool (100, 28, 28) False to True"),
-        ("x_test", lambda x: x[:0], "(ValueError)"),
-        ("x_test", lambda x: x[:, :14], "uint8 (10, 14, 28) 0 to 255"),
-        ("x_test", lambda x: x.astype("int16"), "int16 (10, 28, 28) 0 to 255"),
-        ("y_train", lambda y: y[:-1], "uint8 (99,) 0 to 9"),
-        ("y_test", lambda y: y.astype(float), "float64 (10,) 0.0 to 9.0"),
-        ("y_train", lambda y: y + 1, "uint8 (100,) 1 to 10"),
-        ("y_test", lambda y: y.astype(int) - 1, "int64 (10,) -1 to 8"),
+        ("x_train", lambda x: None, "x_train"),
+        ("x_test", lambda x: x.astype(object), "pickle"),
+        ("x_train", lambda x: x.reshape(len(x), -1), "images"),
+        ("x_train", lambda x: x.astype(str), "Error"),
+        ("x_test", with_nan, "images"),
+        ("x_test", lambda x: x[:0], "zero-size"),
+        ("x_test", lambda x: x[:, :14], "size"),
+        ("y_train", lambda y: y[:-1], "labels"),
+        ("y_test", lambda y: y + 0.5, "labels"),
+        ("y_train", lambda y: y + 1, "labels"),
+        ("y_test", lambda y: y.astype(int) - 1, "labels"),
     ],
 )
-def test_unfit_array(name, change, held, arrays, save):
-    """The line says what is needed, and what each array of the file holds."""
-    line = refusal(save(**{name: change(arrays[name])}))
-    assert "a.npz: needs x_train and x_test, integers or finite floats, (N, hei" in line
-    assert "y_train and y_test, integers 0 to 9, (N,); it holds " in line
-    assert held in line
+def test_unfit_array(name, change, fault, arrays, save):
+    assert fault in refusal(save(**{name: change(arrays[name])}))
 
 
-PIXELS = [(1, 0, np.nan), (1e36, -2.9e38, -3.1e38), (1e36, 2.9e38, 3.1e38)]
-PIXELS += [(1, 2500, 2600)]  # the other part's largest is 255
-
-
-@pytest.mark.parametrize("name", ["x_train", "x_test"])
-@pytest.mark.parametrize(("scale", "good", "bad"), PIXELS)
-def test_pixel(scale, good, bad, name, arrays, save):
-    """It is finite, as a float32 too, and the parts are alike in range, or blank."""
-    images = {k: arrays[k] * float(scale) for k in ("x_train", "x_test")}
-    images[name][3, 14, 14] = good
-    train_mnist.load_data(save(**images))
-    images[name][3, 14, 14] = bad
-    assert str(bad) in refusal(save(**images))
-    images[name][:] = 0
-    train_mnist.load_data(save(**images))
-
-
-@pytest.mark.parametrize("name", ["folder", "missing.npz", "~no-such-user/a.npz"])
-def test_no_file(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_mnist, "__file__", str(tmp_path / "train_mnist.py"))
+@pytest.mark.parametrize("name", ["folder", "missing.npz", "no/folder/mnist.npz"])
+def test_no_file(name, tmp_path, constants):
+    constants(DATA_URL="http://127.0.0.1:9/mnist.npz")
     (tmp_path / "folder").mkdir()
-    kind = "not an npz file" if name == "folder" else "no such file"
-    with pytest.raises(SystemExit, match=f"{name}: {kind}"):
-        train_mnist.load_data(name)
-    assert os.listdir(tmp_path) == ["folder"]
+    with pytest.raises(SystemExit, match=f"^.*{name}: .*"):
+        train_mnist.load_data(tmp_path / name)
+    assert os.listdir(tmp_path / "folder") == []
 
 
 # The download, from 127.0.0.1
@@ -142,7 +127,7 @@ OK = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Serves an answer, once, or nothing, for good; returns the address."""
+    """Serves an answer, once; returns the address."""
     servers = []
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
@@ -154,8 +139,7 @@ def serve(monkeypatch):
 
     def serve(answer):
         servers.append(socket.create_server(("127.0.0.1", 0)))
-        if answer is not None:
-            threading.Thread(target=answer_once, args=(servers[-1], answer)).start()
+        threading.Thread(target=answer_once, args=(servers[-1], answer)).start()
         return f"http://127.0.0.1:{servers[-1].getsockname()[1]}/mnist.npz"
 
     yield serve
@@ -163,60 +147,33 @@ def serve(monkeypatch):
         server.close()
 
 
-def test_download(serve, small_file, constants, tmp_path, capsys):
-    """It is fetched once."""
+def test_download(serve, small_file, constants, tmp_path):
+    """It is fetched once; half a download that was left behind does no harm."""
     content = small_file.read_bytes()
     url = serve(OK % len(content) + content)
-    constants(DATA_URL=url, DATA_SHA256=hashlib.sha256(content).hexdigest().upper())
+    constants(DATA_URL=url, DATA_SHA256=hashlib.sha256(content).hexdigest())
+    (tmp_path / "new-mnist.npz").write_bytes(content[:99])
     for _ in range(2):
         (x_train, _), _ = train_mnist.load_data(tmp_path / "mnist.npz")
         assert len(x_train) == 3000
     assert os.listdir(tmp_path) == ["mnist.npz"]
     assert (tmp_path / "mnist.npz").read_bytes() == content
-    assert capsys.readouterr().out == f"Downloading {url}\n"
 
 
 @pytest.mark.parametrize(
-    ("answer", "folder", "cause"),
+    ("answer", "cause"),
     [
-        (b"HTTP/1.0 404 Not Found\r\n\r\n", "", "404"),
-        (OK % 99 + b"right", "", "IncompleteRead"),
-        (OK % 5 + b"wrong", "", hashlib.sha256(b"wrong").hexdigest()),
-        (None, "", "timed out"),
-        (OK % 5 + b"right", "", "I/O error"),
-        (OK % 5 + b"right", "missing", "FileNotFoundError"),
-        ("mnist.npz", "", "unknown url type"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", "404"),
+        (OK % 99 + b"right", "retrieval incomplete"),
+        (OK % 5 + b"wrong", "corrupted"),
     ],
 )
-def test_failing_download(
-    answer, folder, cause, serve, constants, monkeypatch, tmp_path
-):
-    """A line with the cause; nothing is left. Of the timeout, 1 % is waited for here."""
-    urlopen = urllib.request.urlopen
-
-    def impatient(url, timeout):
-        assert timeout <= 60
-        return urlopen(url, timeout=timeout / 100)
-
-    monkeypatch.setattr(urllib.request, "urlopen", impatient)
-    monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(5, "I/O error")))
-    url = answer if isinstance(answer, str) else serve(answer)
+def test_failing_download(answer, cause, serve, constants, tmp_path):
+    """A line with the cause and the address; there is no mnist.npz."""
+    url = serve(answer)
     constants(DATA_URL=url, DATA_SHA256=hashlib.sha256(b"right").hexdigest())
-    path = tmp_path / folder / "mnist.npz"
     with pytest.raises(SystemExit) as refused:
-        train_mnist.load_data(path)
+        train_mnist.load_data(tmp_path / "mnist.npz")
     line = refused.value.code
-    assert line.startswith(f"{path}: not downloaded (")
-    assert cause in line and url in line
-    assert "\n" not in line
-    assert os.listdir(tmp_path) == []
-
-
-@on_posix
-def test_interrupt_while_downloading(serve, start, tmp_path):
-    """Before and after the training, Ctrl-C ends the script with a line."""
-    process = start(edited(tmp_path, DATA_URL=serve(None)))
-    wait_for_line(process, "Downloading")
-    process.send_signal(signal.SIGINT)
-    assert result(process) == (130, "", ["Interrupted."])
-    assert os.listdir(tmp_path) == ["train_mnist.py"]
+    assert cause in line and url in line and "\n" not in line
+    assert not (tmp_path / "mnist.npz").exists()
