@@ -39,7 +39,7 @@ DATA_PATH = "mnist.npz"  # the data set; a missing mnist.npz is downloaded
 DATA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 DATA_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 STANDARDIZE = True  # scale pixels to mean 0, standard deviation 1; False: feed them raw
-SHIFT = 0.0  # move each training image at random, by up to this fraction of its size
+SHIFT = 0.0  # move each training image at random, by up to this part of its size
 VALIDATION_SPLIT = 0.3  # last fraction, held back to choose constants by; 0: none
 # Model
 HIDDEN_UNITS = (500, 500)  # width of each hidden layer; (300,) is one layer
@@ -88,8 +88,8 @@ def main():
     start = time.perf_counter()
     size = images.shape[1:]  # (height, width)
     history, interrupted = train(model, x_train, y_train, x_val, y_val, size)
-    seconds = time.perf_counter() - start
-    print(f"The training took {seconds:.1f} s.")
+    seconds = round(time.perf_counter() - start, 1)
+    print(f"The training took {seconds} s.")
     diverged = not all(np.isfinite(weights).all() for weights in model.get_weights())
     if MODEL_PATH and not diverged:  # at once, so that nothing below can lose it
         save(MODEL_PATH, model.save)
