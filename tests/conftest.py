@@ -54,19 +54,15 @@ def quick(constants, small_file):
 def start():
     """Starts a program as a user does, from another folder than its own."""
     processes = []
-    settings = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
 
-    def start(path, *args, **environment):
-        process = subprocess.Popen(
-            [sys.executable, "-W", "always::UserWarning", str(path), *args],
-            cwd=path.anchor,
-            env={**os.environ, **settings, **environment},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+    def start(path, **environment):
+        command = [sys.executable, "-W", "always::UserWarning", str(path)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        processes.append(
+            subprocess.Popen(command, cwd=path.anchor, env=environment, **pipes)
         )
-        processes.append(process)
-        return process
+        return processes[-1]
 
     yield start
     for process in processes:

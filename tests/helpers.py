@@ -43,19 +43,8 @@ def load(path):
 
 
 def result(process):
-    """Wait for a process; return its status, what of stdout is not yet read, and stderr.
-
-    Of stderr, without TensorFlow's notes.
-    """
-    out = "" if process.stdout.closed else process.stdout.read()
+    """Wait for a process; return its status, stdout, and stderr without TensorFlow's."""
+    out, err = process.communicate(timeout=100)
     notes = ("WARNING: All log messages before", "I0000 ", "E0000 ", "W0000 ")
-    lines = [x for x in process.stderr.read().splitlines() if not x.startswith(notes)]
-    return process.wait(60), out, [x for x in lines if " tensorflow/c" not in x]
-
-
-def wait_for_line(process, start):
-    """Read what a process prints up to a line that begins so."""
-    for line in process.stdout:
-        if line.startswith(start):
-            return
-    raise AssertionError(f"ended without a line {start!r}: {process.stderr.read()}")
+    lines = [line for line in err.splitlines() if not line.startswith(notes)]
+    return process.returncode, out, [x for x in lines if " tensorflow/c" not in x]

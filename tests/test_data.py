@@ -12,7 +12,7 @@ from helpers import ROOT
 import train_mnist
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def arrays(small):
     """A hundred images and ten are enough here."""
     return {k: v[: 100 if "train" in k else 10] for k, v in small.items()}
@@ -22,11 +22,10 @@ def arrays(small):
 def save(arrays, tmp_path):
     """Writes the arrays, some changed or (None) left out, to an npz file."""
 
-    def save(name="a.npz", **changes):
+    def save(**changes):
         changed = {k: v for k, v in {**arrays, **changes}.items() if v is not None}
-        with open(tmp_path / name, "wb") as file:
-            np.savez_compressed(file, **changed)
-        return tmp_path / name
+        np.savez_compressed(tmp_path / "a.npz", **changed)
+        return tmp_path / "a.npz"
 
     return save
 
@@ -49,10 +48,8 @@ def test_bundled_file_is_the_published_one(monkeypatch, tmp_path):
     assert hashlib.sha256(content).hexdigest() == train_mnist.DATA_SHA256
     monkeypatch.chdir(tmp_path)
     data = train_mnist.load_data(train_mnist.beside_script("mnist.npz"))
-    (x_train, y_train), (x_test, y_test) = data
-    assert (x_train.shape, x_test.shape) == ((60000, 28, 28), (10000, 28, 28))
-    assert (y_train.shape, y_test.shape) == ((60000,), (10000,))
-    assert y_train[:5].tolist() == [5, 0, 4, 1, 9]
+    assert [x.shape for x, _ in data] == [(60000, 28, 28), (10000, 28, 28)]
+    assert data[0][1][:5].tolist() == [5, 0, 4, 1, 9]
 
 
 @pytest.mark.parametrize("kind", ["uint8", ">i4", "float64"])
@@ -60,7 +57,7 @@ def test_any_npz_file_is_welcome(kind, arrays, save):
     """Whatever its pixels and labels, its name and its further arrays."""
     changes = {k: arrays[k][:, :5, :9].astype(kind) // 2 for k in ("x_train", "x_test")}
     changes["y_test"] = arrays["y_test"].astype(kind)
-    loaded = train_mnist.load_data(save("any.name", extra=np.arange(3), **changes))
+    loaded = train_mnist.load_data(save(extra=np.arange(3), **changes))
     for (images, labels), part in zip(loaded, ("train", "test"), strict=True):
         assert images.dtype == ("uint8" if kind == "uint8" else "float32")
         assert (images == changes[f"x_{part}"]).all()
@@ -68,28 +65,19 @@ def test_any_npz_file_is_welcome(kind, arrays, save):
         assert (labels == arrays[f"y_{part}"]).all()
 
 
-NOT_NPZ = [b"", b"<!DOCTYPE html>", b"\x80\x04N.", b"\x93NUMPY\x01\x00" + bytes(99)]
-
-
-@pytest.mark.parametrize("content", [*NOT_NPZ, None])
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"\x80\x04N.", -9, 9999])
 def test_not_npz(content, save):
-    """None: cut off. Nobody is advised to unpickle what is there."""
-    path = save("mnist.npz")
-    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
-    assert "pickle" not in refusal(path)
-
-
-def test_damaged(save):
-    """A byte in the middle is another one."""
+    """Or cut off, or with another byte. Nobody is advised to unpickle what is there."""
     path = save()
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-    refusal(path)
-
-
-def with_nan(x):
-    return np.where(x == 255, np.nan, x)
+    whole = bytearray(path.read_bytes())
+    if isinstance(content, bytes):
+        whole[:] = content
+    elif content < 0:
+        del whole[content:]
+    else:
+        whole[content] ^= 255
+    path.write_bytes(whole)
+    assert "pickle" not in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +87,7 @@ def with_nan(x):
         ("x_test", lambda x: x.astype(object), "pickle"),
         ("x_train", lambda x: x.reshape(len(x), -1), "images"),
         ("x_train", lambda x: x.astype(str), "Error"),
-        ("x_test", with_nan, "images"),
+        ("x_test", lambda x: np.where(x == 255, np.nan, x), "images"),
         ("x_test", lambda x: x[:0], "zero-size"),
         ("x_test", lambda x: x[:, :14], "size"),
         ("y_train", lambda y: y[:-1], "labels"),
@@ -128,23 +116,19 @@ OK = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n"
 @pytest.fixture
 def serve(monkeypatch):
     """Serves an answer, once; returns the address."""
-    servers = []
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "*")
 
     def answer_once(server, answer):
-        with server.accept()[0] as connection:
+        with server, server.accept()[0] as connection:
             connection.recv(9999)
             connection.sendall(answer)
 
     def serve(answer):
-        servers.append(socket.create_server(("127.0.0.1", 0)))
-        threading.Thread(target=answer_once, args=(servers[-1], answer)).start()
-        return f"http://127.0.0.1:{servers[-1].getsockname()[1]}/mnist.npz"
+        server = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=answer_once, args=(server, answer)).start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}/mnist.npz"
 
-    yield serve
-    for server in servers:
-        server.close()
+    return serve
 
 
 def test_download(serve, small_file, constants, tmp_path):

@@ -10,7 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import FILES, ROOT, edited, on_posix, result, wait_for_line
+from helpers import FILES, ROOT, edited, on_posix, result
 from PIL import Image
 
 import train_mnist
@@ -33,9 +33,7 @@ def main(quick, capsys):
 def quick_copy(small_file, tmp_path):
     """Makes a copy of the script, in a new folder, that trains a small network."""
     data = {"DATA_PATH": str(small_file), "HIDDEN_UNITS": (50,)}
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    return lambda *edits, **constants: edited(folder, *edits, **data, **constants)
+    return lambda **constants: edited(tmp_path, **data, **constants)
 
 
 def test_same_seed_same_results(main):
@@ -56,8 +54,6 @@ def test_results_are_of_the_test_set(dtype, main, small, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays, **labels)
     paths = {"DATA_PATH": tmp_path / "a.npz", "MODEL_PATH": tmp_path / "a.keras"}
     (_, accuracy), out = main(LEARNING_RATE=0.05, EPOCHS=3, **paths)
-    kind = "uint8" if dtype == "uint8" else "float32"
-    assert f"training images (3000, 14, 10) {kind}, l" in out
     confused = re.findall(r"(\d) read as (\d):", out)
     assert all(int(label) == (int(read) + 1) % 10 for label, read in confused)
     model = keras.models.load_model(tmp_path / "a.keras")
@@ -117,25 +113,19 @@ def test_mistake_after_the_training(quick, monkeypatch, tmp_path):
     assert os.listdir(tmp_path) == ["a.keras"]
 
 
-def test_script_that_diverges(quick_copy, monkeypatch):
-    """A line, and the status 1; a notebook's MPLBACKEND does no harm."""
+@pytest.mark.parametrize(
+    ("options", "line", "left"),
+    [([], "^diverged.*rate$", [FILES[0], ALL[3]]), (["-h"], "^No options", ALL[3:])],
+)
+def test_script_that_fails(options, line, left, quick_copy, monkeypatch):
+    """In a line, and with the status 1; a notebook's MPLBACKEND does no harm."""
     path = quick_copy(LEARNING_RATE=1e30, ACTIVATION="relu")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.none")
-    monkeypatch.setattr(sys, "argv", ["train_mnist.py"])
-    with pytest.raises(SystemExit, match="^diverged.*rate$"):
+    monkeypatch.setattr(sys, "argv", ["train_mnist.py", *options])
+    with pytest.raises(SystemExit, match=line):
         runpy.run_path(str(path), run_name="__main__")
     assert os.environ["MPLBACKEND"] == "agg"
-    assert sorted(os.listdir(path.parent)) == [FILES[0], ALL[3]]
-
-
-def test_argument(quick_copy, monkeypatch):
-    """There are no options: a line, and nothing is trained."""
-    path = quick_copy()
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setattr(sys, "argv", ["train_mnist.py", "--help"])
-    with pytest.raises(SystemExit, match="^No options"):
-        runpy.run_path(str(path), run_name="__main__")
-    assert os.listdir(path.parent) == ["train_mnist.py"]
+    assert sorted(os.listdir(path.parent)) == left
 
 
 # Processes of their own
@@ -145,18 +135,11 @@ def test_output_and_files(whole_run):
     lines = out.splitlines()
     assert lines[0] == "training images (60000, 28, 28) uint8, labels (60000,)"
     assert lines[1] == "test images (10000, 28, 28), labels (10000,)"
-    values = (
-        r"accuracy: 0\.\d{4} - loss: 0\.\d{4} - val_accuracy: 0\..* - val_loss: 0\..*"
-    )
-    for epoch in 1, 2:
-        line = lines[lines.index(f"Epoch {epoch}/2") + 1]
-        assert re.fullmatch(rf"210/210 - \d+s - \d+m?s/step - {values}", line)
-    assert not set(out) & set("\x1b\b\r")
-    wrote = [line for line in lines if line.startswith("Wrote")]
-    assert sorted(wrote) == [f"Wrote {folder / name}" for name in FILES[1:]]
+    assert "Epoch 2/2" in lines and not set(out) & set("\x1b\b\r")  # no bar
+    assert sum(line.startswith("210/210 - ") for line in lines) == 2
+    assert [f"Wrote {folder / name}" in lines for name in FILES[1:]] == [True, True]
     assert sorted(os.listdir(folder)) == ALL
     model = keras.models.load_model(folder / "mnist_mlp.keras")
-    assert (model.input_shape, model.inputs[0].dtype) == ((None, 784), "float32")
     assert model.steps_per_execution == 1  # as PyTorch demands
     with np.load(ROOT / "mnist.npz") as data:
         probabilities = model.predict(data["x_test"].reshape(-1, 784), verbose=0)
@@ -164,7 +147,6 @@ def test_output_and_files(whole_run):
     at = lines.index("test set")
     assert re.fullmatch(r"The test loss is 0\.1\d{5}", lines[at + 1])
     assert lines[at + 2] == f"The accuracy of the model is {right / 10_000:f}"
-    assert lines[at + 3] == f"{10_000 - right} of 10000 test images are wrong."
     with Image.open(folder / "mnist_mlp.png") as picture:
         assert np.asarray(picture).std() > 10
 
@@ -174,7 +156,7 @@ def test_ctrl_c(quick_copy, start):
     """The training ends early, all is written, and the shell is told."""
     path = quick_copy(EPOCHS=5000)
     process = start(path)
-    wait_for_line(process, "Epoch 2/")
+    assert any(line.startswith("Epoch 2/") for line in process.stdout)
     process.send_signal(signal.SIGINT)
     status, out, err = result(process)
     assert (status, err) == (130, [])

@@ -30,22 +30,20 @@ def parts(rows):
 
 def test_preprocess(rows, small):
     x, y = rows
-    assert (x.shape, x.dtype) == ((3000, 784), "uint8")
+    assert (x.shape, x.dtype, y.dtype) == ((3000, 784), "uint8", "float32")
     assert (x[7] == small["x_train"][7].ravel()).all()
-    assert y.dtype == "float32"
-    assert (y.argmax(axis=1) == small["y_train"]).all()
-    assert (np.sort(y) == [0] * 9 + [1]).all()
+    assert (y == (np.arange(10) == small["y_train"][:, None])).all()
 
 
-@pytest.mark.parametrize(("fraction", "count"), [(0.3, 2100), (0, 3000)])
-def test_validation_set_is_the_end(fraction, count, rows, quick, monkeypatch):
+@pytest.mark.parametrize("fraction", [0.3, 0])
+def test_validation_set_is_the_end(fraction, rows, quick, monkeypatch):
     train = Mock(side_effect=StopIteration)
     monkeypatch.setattr(train_mnist, "train", train)
     quick(VALIDATION_SPLIT=fraction)
     with pytest.raises(StopIteration):
         train_mnist.main()
     _, x_train, y_train, x_val, y_val, size = train.call_args.args
-    assert (len(x_train), len(y_train), size) == (count, count, (28, 28))
+    assert (len(x_train), size) == (2100 if fraction else 3000, (28, 28))
     assert (np.concatenate([x_train, x_val]) == rows[0]).all()
     assert (np.concatenate([y_train, y_val]) == rows[1]).all()
 
@@ -53,12 +51,11 @@ def test_validation_set_is_the_end(fraction, count, rows, quick, monkeypatch):
 def test_layers(rows, constants):
     constants(HIDDEN_UNITS=[80, 40], ACTIVATION="gelu", DROPOUT=0.25)
     model = train_mnist.build_model(rows[0])
-    rescaling, first, dropout, second, dropout_2, last = model.layers
-    assert type(rescaling) is keras.layers.Rescaling
-    assert [layer.units for layer in (first, second, last)] == [80, 40, 10]
-    functions = [layer.activation.__name__ for layer in (first, second, last)]
+    _, *dense = [layer for layer in model.layers if not hasattr(layer, "rate")]
+    assert [layer.units for layer in dense] == [80, 40, 10]
+    functions = [layer.activation.__name__ for layer in dense]
     assert functions == ["gelu", "gelu", "softmax"]
-    assert (dropout.rate, dropout_2.rate) == (0.25, 0.25)
+    assert [model.layers[i].rate for i in (2, 4)] == [0.25, 0.25]
     assert model.loss == "categorical_crossentropy"
     assert (model.input_shape, model.inputs[0].dtype) == ((None, 784), "float32")
 
@@ -93,9 +90,7 @@ def test_pixels_are_standardized_in_the_model(dtype, rows, constants):
     blank = np.full((50, 9), 7, dtype)
     assert np.isfinite(train_mnist.build_model(blank).predict_on_batch(blank)).all()
     constants(STANDARDIZE=False)
-    model = train_mnist.build_model(x)
-    assert type(model.layers[0]).__name__ == "Dense"
-    assert model.inputs[0].dtype == "float32"  # does not cut 200.7 to 200
+    assert type(train_mnist.build_model(x).layers[0]) is keras.layers.Dense
 
 
 def given_to_fit(*arrays):
@@ -106,7 +101,7 @@ def given_to_fit(*arrays):
     return model.fit.call_args.kwargs
 
 
-@pytest.mark.parametrize(("size", "batch_size"), [(470, 173), (10, 5), (7, 10**6)])
+@pytest.mark.parametrize(("size", "batch_size"), [(470, 173), (7, 10**6)])
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras shuffles arrays itself")
 def test_every_image_is_seen_once_an_epoch(size, batch_size, constants):
     """In another order each epoch, and in the file's for the validation."""
@@ -117,12 +112,11 @@ def test_every_image_is_seen_once_an_epoch(size, batch_size, constants):
         assert len(data) == -(-size // batch_size)
         orders = set()
         for _ in range(3):
-            batches = zip(*data.as_numpy_iterator(), strict=True)
-            seen, targets = map(np.concatenate, batches)
-            assert sorted(seen.ravel()) == [*range(size)]
+            seen, targets = map(np.concatenate, zip(*data.as_numpy_iterator()))
             assert (targets == seen * 2).all()
             orders.add(tuple(seen.ravel()))
         assert len(orders) == count
+        assert {tuple(sorted(order)) for order in orders} == {tuple(range(size))}
     assert orders == {tuple(range(size))}
 
 
@@ -187,12 +181,11 @@ def test_train_and_evaluate(quick, parts):
     quick(BATCH_SIZE=97, EPOCHS=2)
     model = train_mnist.build_model(parts[0])
     history, interrupted = train_mnist.train(model, *parts)
-    assert int(model.optimizer.iterations) == 2 * 22
+    assert (int(model.optimizer.iterations), interrupted) == (2 * 22, False)
     assert history.keys() == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    assert interrupted is False
     scores = train_mnist.evaluate(model, *parts[2:4], "val")
-    assert scores["val_loss"] == pytest.approx(history["val_loss"][1], rel=1e-4)
-    assert scores["val_accuracy"] == pytest.approx(history["val_accuracy"][1])
+    last = {name: history[name][1] for name in ("val_loss", "val_accuracy")}
+    assert scores == pytest.approx(last, rel=1e-4)
 
 
 EDITS = re.findall(r"^\| .* \| `(.*?)` \| `(.*?)` \|$", README, re.MULTILINE)
@@ -212,27 +205,28 @@ def test_edits_that_users_make_first(edit, small_file, tmp_path):
     """Each metric is in the log."""
     data = {"DATA_PATH": str(small_file), "HIDDEN_UNITS": (50,), "EPOCHS": 3}
     data["DECAY"] = 0 if "ReduceLR" in edit[1] else 1e-6
+    if "load_model" in edit[1]:  # there is a model to go on from
+        load(edited(tmp_path, **data)).main()
     _, accuracy = load(edited(tmp_path, edit, **data)).main()
     assert accuracy > 0.6
     assert all((tmp_path / name).exists() for name in FILES)
-    run = json.loads((tmp_path / FILES[0]).read_text())
+    run = json.loads((tmp_path / FILES[0]).read_text().splitlines()[-1])
     assert ("val_f1_score" in run) == ("test_f1_score" in run) == (edit == METRICS)
 
 
-@pytest.mark.parametrize("break_off", [False, True])
-def test_what_is_logged_is_the_saved_model_s(break_off, parts, small_file, tmp_path):
-    """Best weights are restored, after worse epochs or after one that diverged."""
+def test_what_is_logged_is_the_saved_model_s(parts, small_file, tmp_path):
+    """Best weights are restored, here after an epoch that diverged."""
     stop = "keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)"
-    if break_off:
-        change = "lambda epoch, rate: 1e30 if epoch > 1 else 0.1"
-        stop += f", keras.callbacks.LearningRateScheduler({change})"
+    change = "lambda epoch, rate: 1e30 if epoch > 1 else 0.1"
+    stop += f", keras.callbacks.LearningRateScheduler({change})"
     edit = "callbacks=[stop_on_ctrl_c,", f"callbacks=[stop_on_ctrl_c, {stop},"
     data = {"DATA_PATH": str(small_file), "HIDDEN_UNITS": (50,), "LEARNING_RATE": 0.1}
     data |= {"ACTIVATION": "relu", "EPOCHS": 25, "DROPOUT": 0, "DECAY": 0}
     load(edited(tmp_path, edit, **data)).main()
     run = json.loads((tmp_path / FILES[0]).read_text())
-    model = keras.models.load_model(tmp_path / FILES[1])
-    saved = model.evaluate(*parts[2:4], verbose=0)
+    saved = keras.models.load_model(tmp_path / FILES[1]).evaluate(
+        *parts[2:4], verbose=0
+    )
     assert [run["val_loss"], run["val_accuracy"]] == pytest.approx(saved, rel=1e-4)
     assert run["val_accuracy"] > 0.8
     assert run["epochs"] < 25

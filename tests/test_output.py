@@ -64,10 +64,9 @@ def test_log_after_something_that_is_no_run(constants, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("names", [("loss", "val_loss"), ("loss",)])
-@pytest.mark.parametrize("mistakes", [(), (3, 5, 13), range(15)])
+@pytest.mark.parametrize("mistakes", [[], [3, 5, 13], [*range(15)]])
 def test_picture(names, mistakes, tmp_path):
     """The losses by name; the counts, without colour where right; the mistakes, sorted."""
-    mistakes = [*mistakes]
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), "uint8")
     labels, predictions = np.arange(20) % 10, np.arange(20) % 10
     predictions[mistakes] = (predictions[mistakes] + 1) % 10
@@ -80,9 +79,7 @@ def test_picture(names, mistakes, tmp_path):
     losses, matrix, *places = figure.get_axes()
     for line, name in zip(losses.get_lines(), names, strict=True):
         assert line.get_xydata().tolist() == [[1, len(name)], [2, 4]]
-    texts = [text.get_text() for text in losses.get_legend().get_texts()]
-    expected = ["training (DROPOUT 0.5, SHIFT 0.0)", "validation"]
-    assert texts == expected[: len(names)]
+        assert ("validation" in line.get_label()) == (name == "val_loss")
     shown = {(*text.get_position()[::-1],): text.get_text() for text in matrix.texts}
     assert shown == {at: str(count or "") for at, count in np.ndenumerate(confusions)}
     colours = matrix.get_images()[0].get_array()

@@ -1,0 +1,204 @@
+"""The README's page for own digits: its preparation, and the page in a browser."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from helpers import README
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+gr = pytest.importorskip("gradio")
+pytest.importorskip("skimage")
+
+(PAGE,) = re.findall(r"```python\n([^`]*gradio[^`]*)```", README)
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+CHROMIUM = shutil.which("chromium") or os.environ.get("CI")
+
+
+def ink(text="3", size=200, page=(400, 300), at=(220, 140)):
+    """Light text on black."""
+    picture, font = Image.new("L", page), ImageFont.truetype(str(FONT), size)
+    ImageDraw.Draw(picture).text(at, text, 255, font, anchor="mm")
+    return picture
+
+
+def photo(ink, light=200, shadow=200, *lines, width=14):
+    """Dark ink on noisy paper, lighter on the left than on the right, with lines."""
+    paper = np.linspace(light, shadow, ink.width) * (1 - np.array(ink) / 360)
+    paper += np.random.default_rng(0).normal(0, 5, paper.shape)
+    picture = Image.fromarray(np.uint8(paper.clip(0, 255)))
+    for line in lines:
+        ImageDraw.Draw(picture).line(line, 40, width)
+    return picture
+
+
+FIVE = (165, 65, 160, 125, 205, 120, 235, 150, 235, 190, 150, 215), (190, 65, 245, 62)
+FRAME = (60, 12, 384, 10, 380, 282, 62, 286, 60, 12)
+TABLE = (0, 0, 399, 0, 399, 299, 0, 299, 0, 0)
+PICTURES = {  # what is read or said, and how it is shown
+    "3 phone": photo(ink("3", 1500, (3000, 4000), (1300, 2200)), 220, 130),
+    "3 small": photo(ink("3", 60), 220, 130),
+    "3 off the middle": photo(ink("3", 80, at=(60, 80))),
+    "7 chalk": ImageOps.invert(photo(ink("7"))),
+    "3 white on clear": Image.merge("LA", [Image.new("L", (400, 300), 255), ink()]),
+    "3 black on clear": Image.merge("LA", [Image.new("L", (400, 300), 0), ink()]),
+    "3 as in MNIST": ink("3", 26, (28, 28), (14, 14)),
+    "3 specks": photo(ink(), 200, 200, (20, 20, 22, 20), (350, 50, 352, 50), width=3),
+    "3 line at the border": photo(ink(), 200, 200, (0, 20, 399, 10)),
+    "3 table": photo(ink(), 200, 200, TABLE, width=60),
+    "3 frame": photo(ink(), 200, 200, FRAME),
+    "3 far from a stroke": photo(ink(), 200, 200, (20, 20, 20, 70), width=8),
+    "5 of two parts": photo(ink(""), 200, 200, *FIVE),
+    "more than one digit": photo(ink("42", 80, at=(200, 140))),
+    "no digit on paper": photo(ink("")),
+    "no digit in a strip": Image.new("L", (600, 3), 200),
+    "no digit at all": None,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(whole_run, tmp_path_factory):
+    """Holds the program and a model."""
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copy(whole_run[0] / "mnist_mlp.keras", folder)
+    (folder / "page.py").write_text(PAGE, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    """The names of the program, which is not launched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gr.Interface, "launch", lambda *args, **options: None)
+        return runpy.run_path(str(folder / "page.py"))
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_prepare(kind, page):
+    """28 x 28, light on black, 20 pixels large, its centre of mass in the middle."""
+    if "digit" in kind:
+        with pytest.raises(gr.Error, match=kind[:8]) as error:
+            page["prepare"](PICTURES[kind])
+        assert error.value.print_exception is False
+        return
+    answer, seen = page["read"]({"composite": PICTURES[kind]})
+    assert max(answer, key=answer.get) == kind[0]
+    assert (sum(answer.values()), len(answer)) == (pytest.approx(1, abs=1e-5), 10)
+    assert (seen.shape, seen.dtype) == ((252, 252), "uint8")
+    digit = page["prepare"](PICTURES[kind])
+    assert digit.shape == (28, 28) and digit.min() == 0 and 240 < digit.max() < 256
+    rows, columns = (np.flatnonzero((digit > 25).any(axis=i)) for i in (1, 0))
+    assert max(np.ptp(rows), np.ptp(columns)) in (18, 19, 20, 21)
+    centre = [np.average(i, weights=digit) for i in np.indices(digit.shape)]
+    assert centre == pytest.approx([14, 14], abs=0.7)
+
+
+def test_without_a_model(tmp_path):
+    (tmp_path / "page.py").write_text(PAGE, "utf-8")
+    with pytest.raises(SystemExit, match="^no mnist_mlp.keras beside this program"):
+        runpy.run_path(str(tmp_path / "page.py"))
+
+
+def uploads(folder):
+    """Paths of files, named after what is to be read or said of them."""
+    turned, picture = Image.Exif(), photo(ink())
+    turned[0x112] = 6  # by 90 degrees
+    picture.transpose(Image.ROTATE_90).save(folder / "3 turned.jpg", exif=turned)
+    sixteen_bits = np.array(picture).astype("uint16") * 257
+    Image.fromarray(sixteen_bits).save(folder / "3 bits.png")
+    picture.save(folder / "no picture.pdf")
+    for kind in (
+        "3 phone",
+        "3 white on clear",
+        "more than one digit",
+        "no digit on paper",
+    ):
+        suffix = "jpg" if PICTURES[kind].mode == "L" else "png"
+        PICTURES[kind].save(folder / f"{kind}.{suffix}")
+    return [*sorted(folder.glob("[3mn]*"), reverse=True), folder / "3 bits.png"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@pytest.mark.timeout(300)
+def test_in_a_browser(folder, tmp_path, start):
+    """Draw, clear and upload; PAGE_PNG: where to save a picture of the page."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    process = start(folder / "page.py", GRADIO_SERVER_PORT=str(port))
+    assert any(f"127.0.0.1:{port}" in line for line in process.stdout)
+    options = webdriver.ChromeOptions()
+    flags = "headless=new no-sandbox enable-unsafe-swiftshader window-size=1000,760"
+    for flag in f"{flags} disable-background-networking no-first-run".split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    browser = webdriver.Chrome(options=options)
+    find = lambda css: browser.find_elements("css selector", css)
+
+    def said():
+        """What is read, or the message."""
+        css = "[data-testid=label-output-value], .toast-body"
+        texts = f"[...document.querySelectorAll('{css}')].map(x => x.innerText)"
+        return browser.execute_script(f"return {texts}.filter(text => text)")
+
+    def wait(condition):
+        until = time.monotonic() + 40
+        while not condition():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.1)
+
+    def press(text):
+        next(button for button in find("button") if button.text == text).click()
+
+    def answer():
+        press("Submit")
+        wait(said)
+        return said()[0].splitlines()[-1]
+
+    def clear():
+        for close in find(".toast-close"):
+            browser.execute_script("arguments[0].click()", close)
+        press("Clear")
+        wait(lambda: not said())
+
+    def draw(x, y, *moves):
+        find("button[aria-label=Brush]")[0].click()
+        time.sleep(0.5)
+        pen = webdriver.ActionChains(browser, duration=100)
+        pen.move_to_element_with_offset(find("canvas")[0], x, y).click_and_hold()
+        for move in moves:
+            pen.move_by_offset(*move)
+        pen.release().perform()
+        time.sleep(0.5)
+
+    try:
+        browser.get(f"http://127.0.0.1:{port}")
+        wait(lambda: find("canvas") and find("button[aria-label=Brush]"))
+        draw(-60, -90, (120, 0), (-80, 180))
+        assert answer() == "7"
+        time.sleep(1)
+        browser.save_screenshot(os.environ.get("PAGE_PNG", str(tmp_path / "page.png")))
+        clear()
+        draw(0, -90, (0, 180))
+        assert answer() == "1"
+        for path in uploads(tmp_path):
+            clear()
+            find("input[type=file]")[0].send_keys(str(path))
+            time.sleep(2)
+            assert answer().startswith(path.stem.split()[0]), path
+        events = [json.loads(x["message"]) for x in browser.get_log("performance")]
+    finally:
+        browser.quit()
+        process.kill()
+    urls = [e["message"]["params"].get("request", {}).get("url") for e in events]
+    urls = [url for url in urls if url and not url.startswith(("data:", "chrome:"))]
+    assert urls and all(url.startswith(f"http://127.0.0.1:{port}/") for url in urls)
+    assert "Traceback" not in process.stderr.read()
