@@ -1,8 +1,10 @@
 """The README and the results: their constants are the script's, their programs work."""
 
 import ast
+import importlib.util
 import re
 import runpy
+import shutil
 
 import keras
 import numpy as np
@@ -74,11 +76,13 @@ def test_other_data_sets(small, monkeypatch, tmp_path):
             assert (loaded[0] == given[0]).all() and (loaded[1] == given[1]).all()
 
 
-def test_classify_a_test_image(whole_run, monkeypatch, capsys):
+def test_classify_and_export(whole_run, monkeypatch, capsys, tmp_path):
     """The first test image, a 7, from the folder of the model and the data."""
-    (whole_run[0] / "mnist.npz").symlink_to(ROOT / "mnist.npz")
-    run(CLASSIFY, whole_run[0], monkeypatch)
-    (whole_run[0] / "mnist.npz").unlink()
-    (whole_run[0] / "program.py").unlink()
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert re.fullmatch(r"7 read as 7, [\d.]+% confident", line)
+    for path in whole_run[0] / "mnist_mlp.keras", ROOT / "mnist.npz":
+        shutil.copy(path, tmp_path)
+    exports = re.findall(r"`(model\.export\(.*?\))`", README)
+    if not all(importlib.util.find_spec(name) for name in ("tensorflow", "tf2onnx")):
+        exports = []
+    run("\n".join([CLASSIFY, *exports]), tmp_path, monkeypatch)
+    assert re.search(r"^7 read as 7, [\d.]+% confident$", capsys.readouterr().out, re.M)
+    assert len([*tmp_path.glob("mnist_mlp*")]) == 1 + len(exports)
