@@ -84,5 +84,7 @@ def test_classify_and_export(whole_run, monkeypatch, capsys, tmp_path):
     if not all(importlib.util.find_spec(name) for name in ("tensorflow", "tf2onnx")):
         exports = []
     run("\n".join([CLASSIFY, *exports]), tmp_path, monkeypatch)
-    assert re.search(r"^7 read as 7, [\d.]+% confident$", capsys.readouterr().out, re.M)
+    assert re.search(
+        r"^7 read as 7, [\d.]+% confident$", capsys.readouterr().out, re.MULTILINE
+    )
     assert len([*tmp_path.glob("mnist_mlp*")]) == 1 + len(exports)
