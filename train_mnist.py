@@ -405,7 +405,7 @@ def check_constants():
         can_write = not path or os.access(beside_script(path).parent, os.W_OK)
         assert can_write, f"{path = }: its folder is missing or read-only"
     assert not MODEL_PATH or str(MODEL_PATH).endswith(".keras"), f"{MODEL_PATH = }"
-    is_count = lambda n: isinstance(n, (int, np.integer)) and n > 0
+    is_count = lambda n: isinstance(n, (int, np.integer)) and n > 0  # NumPy's, too
     assert SEED == 0 or (is_count(SEED) and SEED < 2**32), f"{SEED = }"
     assert is_count(BATCH_SIZE), f"{BATCH_SIZE = }"
     assert is_count(EPOCHS), f"{EPOCHS = }"

@@ -46,7 +46,6 @@ TABLE = (0, 0, 399, 0, 399, 299, 0, 299, 0, 0)
 PICTURES = {  # what is read or said, and how it is shown
     "3 phone": photo(ink("3", 1500, (3000, 4000), (1300, 2200)), 220, 130),
     "3 small": photo(ink("3", 60), 220, 130),
-    "3 off the middle": photo(ink("3", 80, at=(60, 80))),
     "7 chalk": ImageOps.invert(photo(ink("7"))),
     "3 white on clear": Image.merge("LA", [Image.new("L", (400, 300), 255), ink()]),
     "3 black on clear": Image.merge("LA", [Image.new("L", (400, 300), 0), ink()]),
