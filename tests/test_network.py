@@ -236,7 +236,8 @@ def test_what_is_logged_is_the_saved_model_s(parts, small_file, tmp_path):
 def test_ctrl_c_ends_the_training_early(place, quick, parts, monkeypatch, capsys):
     """After the step; during the validation, after that. A second one ends at once."""
     quick(EPOCHS=50, BATCH_SIZE=20)
-    presses, handler = [signal.SIGINT], signal.getsignal(signal.SIGINT)
+    presses, handler = [signal.SIGINT], Mock()
+    before = signal.signal(signal.SIGINT, handler)
 
     def press(*args, **kwargs):
         while presses:
@@ -252,7 +253,7 @@ def test_ctrl_c_ends_the_training_early(place, quick, parts, monkeypatch, capsys
     presses += [signal.SIGINT] * 2
     with pytest.raises(KeyboardInterrupt):
         train_mnist.train(model, *parts)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.signal(signal.SIGINT, before) is handler
 
 
 @pytest.mark.parametrize(("notebook", "verbose"), [(False, 2), (True, 1)])
