@@ -197,7 +197,9 @@ def test_in_a_browser(folder, tmp_path, start):
     finally:
         browser.quit()
         process.kill()
-    urls = [e["message"]["params"].get("request", {}).get("url") for e in events]
-    urls = [url for url in urls if url and not url.startswith(("data:", "chrome:"))]
+    sent = [e["message"]["params"] for e in events if "request" in str(e)]
+    sent = [x for x in sent if f":{port}" in x.get("documentURL", "")]  # by the page
+    urls = [x["request"]["url"] for x in sent if "request" in x]
+    urls = [url for url in urls if not url.startswith(("data:", "blob:"))]
     assert urls and all(url.startswith(f"http://127.0.0.1:{port}/") for url in urls)
     assert "Traceback" not in process.stderr.read()
