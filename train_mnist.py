@@ -24,7 +24,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow prints less
 in_notebook = "ipykernel" in sys.modules
 if __name__ == "__main__" and not in_notebook:
-    os.environ["MPLBACKEND"] = "agg"  # one that `!python` in a notebook sets would fail
+    os.environ["MPLBACKEND"] = "agg"  # to files; a notebook's `!python` sets another
 import keras  # which leaves the arithmetic to TensorFlow, JAX or PyTorch, its backend
 import numpy as np
 
@@ -246,9 +246,9 @@ def to_dataset(x, y, training=False, size=None):
         images = tf.reshape(x, (-1, *size))
         for n in size:  # rows first, then columns
             distances = n * random.uniform((tf.shape(x)[0], 1), -SHIFT, SHIFT)
-            rows = tf.range(n) + tf.cast(tf.round(distances), "int32")  # (images, n)
+            rows = tf.range(n) + tf.cast(tf.round(distances), "int32")  # old rows
             rows = tf.clip_by_value(rows, 0, n - 1)  # beyond the edge: the edge again
-            images = tf.gather(images, rows, batch_dims=1)  # from each image its rows
+            images = tf.gather(images, rows, batch_dims=1)  # image i takes its rows[i]
             images = tf.transpose(images, (0, 2, 1))  # columns become rows; later, back
         return tf.reshape(images, tf.shape(x)), y
 
@@ -290,7 +290,7 @@ def report(loss, accuracy, confusion_matrix):
 
 
 def log(results):
-    """Append this run to LOG_PATH as a line of JSON; print the changes to the last."""
+    """Append results and constants to LOG_PATH as a line of JSON; print changes."""
     run = {"time": time.strftime("%Y-%m-%d %H:%M:%S")}
     run.update(keras=keras.__version__, backend=keras.backend.backend())
     run.update((name, x) for name, x in globals().items() if name.isupper())
@@ -381,7 +381,7 @@ class StopOnCtrlC(keras.callbacks.Callback):
         self.pressed = True  # only noted: on JAX, the model must not be used just now
         signal.signal(signal.SIGINT, signal.default_int_handler)  # for a second one
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None):  # Keras calls it, and sets model
         if self.pressed:
             self.model.stop_training = True
 
