@@ -24,7 +24,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow prints less
 in_notebook = "ipykernel" in sys.modules
 if __name__ == "__main__" and not in_notebook:
-    os.environ["MPLBACKEND"] = "agg"  # to files; a notebook's `!python` sets another
+    # A notebook's `!python` hands on a matplotlib setting, and `import keras` fails.
+    os.environ["MPLBACKEND"] = "agg"  # draws to files
 import keras  # which leaves the arithmetic to TensorFlow, JAX or PyTorch, its backend
 import numpy as np
 
@@ -71,7 +72,7 @@ def main():
     """
     check_constants()
     keras.utils.clear_session()  # frees what an earlier call of main left in memory
-    keras.utils.set_random_seed(int(SEED))  # int(), here and below: NumPy's are welcome
+    keras.utils.set_random_seed(int(SEED))  # int(), here and below: of a NumPy integer
     (images, labels), (test_images, test_labels) = load_data(beside_script(DATA_PATH))
     print(f"training images {images.shape} {images.dtype}, labels {labels.shape}")
     print(f"test images {test_images.shape}, labels {test_labels.shape}")
@@ -96,7 +97,7 @@ def main():
 
     results = {"seconds": seconds, "epochs": len(history["loss"])}
     results["interrupted"] = interrupted
-    if len(x_val):  # anew: EarlyStopping, if you add it, may restore earlier weights
+    if len(x_val):  # again: EarlyStopping, if you add it, may restore earlier weights
         results.update(evaluate(model, x_val, y_val, "val"))
     results.update(evaluate(model, x_test, y_test, "test"))
     probabilities = model.predict(x_test, int(BATCH_SIZE), verbose=0)  # (N, 10)
@@ -172,7 +173,7 @@ def build_model(x_train):
         model.add(keras.layers.Dense(int(units), activation=ACTIVATION))
         model.add(keras.layers.Dropout(float(DROPOUT)))
     model.add(keras.layers.Dense(10, activation="softmax"))
-    rate = float(LEARNING_RATE)  # float: of an int, 1, Keras would round the decay
+    rate = float(LEARNING_RATE)  # given an int, 1, Keras would round DECAY to 0
     if LINEAR_DECAY:
         steps = EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
         # By default, the polynomial is of degree 1, a straight line.
@@ -212,7 +213,7 @@ def train(model, x_train, y_train, x_val, y_val, size):
     # IDLE's window, which replaces stdout, calls itself a terminal, but shows no bar.
     has_bar = in_notebook or (sys.stdout.isatty() and sys.stdout is sys.__stdout__)
     stop_on_ctrl_c = StopOnCtrlC()
-    usual = signal.signal(signal.SIGINT, stop_on_ctrl_c.on_ctrl_c)
+    usual = signal.signal(signal.SIGINT, stop_on_ctrl_c.on_ctrl_c)  # SIGINT: Ctrl-C
     try:
         history = model.fit(
             **data,  # as if written here: x=..., and so on
@@ -294,7 +295,7 @@ def log(results):
     run = {"time": time.strftime("%Y-%m-%d %H:%M:%S")}
     run.update(keras=keras.__version__, backend=keras.backend.backend())
     run.update((name, x) for name, x in globals().items() if name.isupper())
-    for name, value in results.items():  # a number, or an array, of F1Score for one
+    for name, value in results.items():  # numbers, or lists, if you add F1Score
         run[name] = np.where(np.isfinite(value), value, None).tolist()  # no NaN in JSON
     # default: what becomes of a value that JSON does not know, a NumPy number or a Path
     default = lambda x: x.item() if isinstance(x, np.generic) else str(x)
@@ -319,7 +320,7 @@ def draw(history, confusion_matrix, images, labels, probabilities):
     fig = Figure(figsize=(13, 4.6), dpi=120, layout="constrained")
     left, middle, right = fig.subfigures(1, 3)
     axes = left.subplots()
-    # These handicap the training; and its loss is a mean over the epoch's steps.
+    # DROPOUT and SHIFT handicap the training; its loss is a mean over the epoch.
     training = f"training (DROPOUT {DROPOUT}, SHIFT {SHIFT})"
     for name, label in ("loss", training), ("val_loss", "validation"):
         if name in history:

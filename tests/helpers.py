@@ -1,11 +1,8 @@
 """What several test files use: the script's folder and texts, edited copies of it."""
 
 import importlib.util
-import os
 import re
 from pathlib import Path
-
-import pytest
 
 import train_mnist
 
@@ -13,8 +10,6 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = ["mnist_mlp.jsonl", "mnist_mlp.keras", "mnist_mlp.png"]
 CONSTANTS = {name: x for name, x in vars(train_mnist).items() if name.isupper()}
-# Windows can't send Ctrl-C to one process alone, nor make a link for every user.
-on_posix = pytest.mark.skipif(os.name != "posix", reason="not on Windows")
 
 
 def edited(folder, *edits, **constants):

@@ -146,17 +146,17 @@ def test_shift_moves_the_training_images_only(constants):
     assert places(given["validation_data"]) == [[4, 6]] * 200
 
 
-def test_saved_model_never_moves_images(quick, rows, tmp_path, monkeypatch):
+def test_saved_model_never_moves_images(quick, rows, tmp_path, request):
     """Whatever the recipe and keras.json; nor does what it is exported to."""
     pytest.importorskip("tensorflow")
     before = keras.config.image_data_format()
+    request.addfinalizer(lambda: keras.config.set_image_data_format(before))
     accuracies = []
     for data_format in "channels_last", "channels_first":
         keras.config.set_image_data_format(data_format)
         path = tmp_path / f"{data_format}.keras"
         quick(MODEL_PATH=path, SHIFT=0.1, DROPOUT=0, LEARNING_RATE=0.05, EPOCHS=2)
         accuracies.append(train_mnist.main())
-    keras.config.set_image_data_format(before)
     assert accuracies[0] == accuracies[1]
     model = keras.models.load_model(path)
     kinds = {type(layer).__name__ for layer in model.layers}
