@@ -35,11 +35,3 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def result(process):
-    """Wait for a process; return its status, stdout, and stderr without TensorFlow's."""
-    out, err = process.communicate(timeout=100)
-    notes = ("WARNING: All log messages before", "I0000 ", "E0000 ", "W0000 ")
-    lines = [line for line in err.splitlines() if not line.startswith(notes)]
-    return process.returncode, out, [x for x in lines if " tensorflow/c" not in x]

