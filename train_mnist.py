@@ -104,7 +104,6 @@ def main():
             metrics = model.evaluate(to_dataset(x, y), verbose=0, return_dict=True)
             for metric, value in metrics.items():  # Some metrics are lists of numbers.
                 results[f"{name}_{metric}"] = np.round(value, 6).tolist()
-    # predict takes the images of the dataset, and leaves the labels.
     probabilities = model.predict(to_dataset(x_test, y_test), verbose=0)  # (N, 10)
     predictions = probabilities.argmax(axis=1)  # the most probable digit of each image
     loss, accuracy = results["test_loss"], float(np.mean(predictions == test_labels))
@@ -133,8 +132,8 @@ def load_data(path):
         for x, digits in ((images, labels), (test_images, test_labels)):
             if x.ndim != 3 or len(x) == 0 or x.shape[1:] != images.shape[1:]:
                 raise ValueError("images must be (N, height, width), all of one size")
-            if x.dtype != images.dtype:
-                raise ValueError("training and test images must have the same dtype")
+            if x.dtype != images.dtype or not np.isfinite(x).all():
+                raise ValueError("images must be finite numbers, all of one dtype")
             if digits.shape != x.shape[:1] or not np.isin(digits, range(10)).all():
                 raise ValueError("labels must be 0 to 9, (N,), one for each image")
     except Exception as error:  # A damaged file can raise a dozen kinds of exception.
@@ -197,6 +196,9 @@ def train(model, x_train, y_train, x_val, y_val):
     Returns what was measured in each epoch, {"loss": [...], "accuracy": [...]}, and the
     same of the validation images, if there are any, as "val_loss" and "val_accuracy".
     """
+    # Keras prepares its metrics at the first batch that it sees, here one image. If fit
+    # did so, an evaluation before the training would change the order of images on JAX.
+    model.evaluate(to_dataset(x_train[:1], y_train[:1]), verbose=0)
     history = model.fit(
         to_dataset(x_train, y_train, training=True),
         epochs=EPOCHS,
@@ -293,8 +295,7 @@ def log(results):
     run.update(keras=keras.__version__, backend=keras.config.backend())
     # globals() has all names of this file; those in capitals are the constants.
     run.update({name: value for name, value in globals().items() if name.isupper()})
-    run.update(results)
-    line = json.dumps(run, default=str)  # str turns what JSON can't hold into text.
+    line = json.dumps(run | results, default=str)  # str: text for what JSON can't hold
     path = folder / LOG_PATH
     earlier = path.read_text("utf-8") if path.exists() else ""
     if earlier and not earlier.endswith("\n"):  # The last line was cut off.
@@ -336,9 +337,8 @@ def draw(history, images, labels, probabilities):
     counts = np.zeros((10, 10), int)
     for label, prediction in zip(labels, predictions):
         counts[label, prediction] += 1
-    # Only mistakes get a colour, since right answers are a hundred times as common.
     mistakes = np.where(np.eye(10), 0, counts)  # 0 on the diagonal
-    # The darkest colour would be twice the largest count, so the numbers can be read.
+    # Mistakes get a colour, which vmax keeps pale enough for the numbers to be read.
     matrix.imshow(mistakes, cmap="Oranges", vmax=2 * mistakes.max())
     for (row, column), count in np.ndenumerate(counts):
         matrix.text(column, row, count or "", ha="center", va="center", fontsize=8)

@@ -69,13 +69,14 @@ def test_not_npz(damage, save):
         ("x_test", lambda x: x[:0], "images"),
         ("x_test", lambda x: x[:, :14], "images"),
         ("x_test", lambda x: x / 255, "dtype"),
+        ("x_train x_test", lambda x: np.where(x == 255, np.nan, x), "finite"),
         ("y_train", lambda y: y[:-1], "labels"),
         ("y_test", lambda y: y + 0.5, "labels"),
         ("y_train", lambda y: y + 1, "labels"),
     ],
 )
 def test_unfit_array(name, change, fault, save):
-    assert fault in refusal(save(**{name: change}))
+    assert fault in refusal(save(**dict.fromkeys(name.split(), change)))
 
 
 def test_download(tmp_path, monkeypatch, capsys):
