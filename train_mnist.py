@@ -66,8 +66,9 @@ def main():
     """Train, save and test a model; return its test loss and test accuracy (0 to 1).
 
     The loss is the cross-entropy: minus the natural logarithm of the probability that
-    the model gives to the right digit, averaged over the images. Raises AssertionError
-    if a constant is wrong, FloatingPointError if a weight becomes infinite or NaN.
+    the model gives to the right digit, averaged over the images. (On JAX and PyTorch,
+    Keras counts a probability below 1e-7 as 1e-7.) Raises AssertionError if a constant
+    is wrong, and FloatingPointError if a weight becomes infinite or NaN.
     """
     check_constants()
     gc.collect()  # In a notebook, main may run many times: this frees earlier models.
@@ -140,8 +141,7 @@ def load_data(path):
                 raise ValueError("labels must be 0 to 9, (N,), one for each image")
     except Exception as error:  # A damaged file can raise a dozen kinds of exception.
         raise SystemExit(f"No data could be read from {path}: {error!r}") from error
-    # Pixels that are bytes stay bytes, to save memory. Keras converts each batch.
-    if images.dtype != "uint8":
+    if images.dtype != "uint8":  # Bytes stay bytes, to save memory.
         images, test_images = images.astype("float32"), test_images.astype("float32")
     return (images, labels.astype(int)), (test_images, test_labels.astype(int))
 
@@ -161,7 +161,7 @@ def build_model(x_train):
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
-    # Softmax turns the ten outputs into probabilities, which add up to 1.
+    # Softmax turns the ten outputs into probabilities, as draw needs them.
     model.add(keras.layers.Dense(10, activation="softmax"))
 
     learning_rate = float(LEARNING_RATE)  # An int would make DECAY an int, 0, too.
@@ -198,7 +198,7 @@ def train(model, x_train, y_train, x_val, y_val):
     Returns what was measured in each epoch, {"loss": [...], "accuracy": [...]}, and the
     same for the validation images, if there are any, as "val_loss" and "val_accuracy".
     """
-    history = model.fit(
+    return model.fit(
         to_dataset(x_train, y_train, training=True),
         epochs=EPOCHS,
         shuffle=False,  # to_dataset shuffles; fit could only warn that it can't.
@@ -207,8 +207,7 @@ def train(model, x_train, y_train, x_val, y_val):
         verbose=1 if sys.stdout.isatty() else 2,
         # Callbacks are objects whose methods Keras calls during the training.
         callbacks=[StopOnCtrlC(), keras.callbacks.TerminateOnNaN()],
-    )
-    return history.history
+    ).history
 
 
 def to_dataset(x, y, training=False):
@@ -243,8 +242,8 @@ def to_dataset(x, y, training=False):
 def shift(images, random):
     """Shift each image of a batch, (n, height, width), by its own random offset.
 
-    Each image gets a black frame, SHIFT pixels wide. Then a part of the original size
-    is cut out of it, at a random place.
+    Each image gets a frame of zeros, black, SHIFT pixels wide. Then a part of the
+    original size is cut out of it, at a random place.
     """
     # TensorFlow turns this code into operations, and only then runs these, for each
     # batch. So images.shape doesn't know the size of a batch yet; tf.shape will.
@@ -274,14 +273,14 @@ class StopOnCtrlC(keras.callbacks.Callback):
 
     def on_ctrl_c(self, signal_number, stack_frame):
         self.pressed = True
-        # A second Ctrl-C ends the program, as usual.
-        signal.signal(signal.SIGINT, self.previous_handler)
+        signal.signal(signal.SIGINT, self.previous_handler)  # A second one ends all.
 
     def on_train_batch_end(self, batch, logs=None):
         if self.pressed:
             self.model.stop_training = True
 
-    on_epoch_end = on_train_batch_end  # Ctrl-C may come during the validation, too.
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(epoch)  # Ctrl-C may come during the validation, too.
 
     def on_train_end(self, logs=None):
         signal.signal(signal.SIGINT, self.previous_handler)
@@ -306,9 +305,9 @@ def log(results):
     with contextlib.suppress(LookupError, ValueError):
         old, new = json.loads(earlier.splitlines()[-1]), json.loads(line)
         print(f"Since the run of {old['time']}:")
-        for name in new:
-            if name not in ("time", "seconds") and new[name] != old.get(name):
-                print(f"  {name} {old.get(name)} -> {new[name]}")
+        for name in old | new:
+            if name not in ("time", "seconds") and new.get(name) != old.get(name):
+                print(f"  {name} {old.get(name)} -> {new.get(name)}")
 
 
 def draw(history, images, labels, probabilities):
