@@ -1,8 +1,8 @@
 """Train a 784-500-500-10 tanh network to read MNIST's handwritten digits, with Keras.
 
-After 100 epochs (100 to 200 s on two cores of an AMD EPYC), it classifies 97.97 % of
-the 10,000 test images correctly: the mean of five runs, from 97.94 to 98.01 %, with the
-seeds 0 to 4, Python 3.11.7, keras 3.15.1, tensorflow 2.21.0 and numpy 2.4.6.
+After 100 epochs (100 to 200 s on two cores of an AMD EPYC), it classifies 97.97% of
+the 10,000 test images correctly. This is the mean of five runs (seeds 0 to 4: 97.94 to
+98.01%) with Python 3.11.7, keras 3.15.1, tensorflow 2.21.0 and numpy 2.4.6.
 """
 
 # The tool uv reads this: `uv run train_mnist.py` installs the packages by itself.
@@ -37,7 +37,7 @@ except ImportError as error:
 DATA_PATH = "mnist.npz"  # the images; if mnist.npz is missing, Keras downloads them
 STANDARDIZE = True  # scale the pixels to mean 0 and standard deviation 1
 SHIFT = 0  # shift each training image at random, by up to this many pixels each way
-VALIDATION_SPLIT = 0.3  # keep the last 30 % of the training images for validation
+VALIDATION_SPLIT = 0.3  # keep the last 30% of the training images for validation
 # Model
 HIDDEN_UNITS = (500, 500)  # units in each hidden layer; (300,) is a single layer
 ACTIVATION = "tanh"  # of the hidden layers; any name that Keras knows, such as "relu"
@@ -47,7 +47,7 @@ LEARNING_RATE = 0.01  # how far a step moves the weights against the gradient
 DECAY = 1e-6  # after n steps, the learning rate is LEARNING_RATE / (1 + DECAY * n)
 LINEAR_DECAY = False  # True: the learning rate falls evenly to 0 instead
 #   (If you add Keras's ReduceLROnPlateau, set DECAY = 0 and LINEAR_DECAY = False.)
-WEIGHT_DECAY = 0.0  # each step also takes this * learning rate * weight off a weight
+WEIGHT_DECAY = 0.0  # each step subtracts this * learning rate * weight from a weight
 MOMENTUM = 0.9  # fraction of the previous step that is added to this one
 NESTEROV = True  # move the weights by the momentum first, then compute the gradient
 BATCH_SIZE = 200  # images per step
@@ -58,7 +58,7 @@ MODEL_PATH = "mnist_mlp.keras"  # the trained model
 PLOT_PATH = "mnist_mlp.png"  # loss curves, confusion matrix, mistakes
 LOG_PATH = "mnist_mlp.jsonl"  # a line for each run: its constants and results
 
-# Relative paths start in this file's folder. A notebook's cell has no __file__.
+# Relative paths start in this file's folder. A notebook cell has no __file__.
 folder = Path(__file__).parent if "__file__" in globals() else Path()
 
 
@@ -101,7 +101,7 @@ def main():
         print(f"Wrote {MODEL_PATH}")
 
     results = {"seconds": seconds, "epochs": len(history["loss"])}
-    # EarlyStopping, if you add it, may have gone back to the weights of another epoch.
+    # Measure again: EarlyStopping, if you add it, may have gone back to other weights.
     for name, x, y in (("val", x_val, y_val), ("test", x_test, y_test)):
         if len(x):  # With VALIDATION_SPLIT = 0, there are no validation images.
             metrics = model.evaluate(to_dataset(x, y), verbose=0, return_dict=True)
@@ -161,10 +161,10 @@ def build_model(x_train):
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
-    # Softmax turns the ten outputs into probabilities, as draw needs them.
+    # Softmax turns the ten outputs into probabilities, which draw needs.
     model.add(keras.layers.Dense(10, activation="softmax"))
 
-    learning_rate = float(LEARNING_RATE)  # An int would make DECAY an int, 0, too.
+    learning_rate = float(LEARNING_RATE)  # With an int, Keras would round DECAY to 0.
     if LINEAR_DECAY:
         steps = EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
         learning_rate = keras.optimizers.schedules.PolynomialDecay(
@@ -184,10 +184,10 @@ def build_model(x_train):
     model.compile(
         optimizer=optimizer, loss="categorical_crossentropy", metrics=["accuracy"]
     )
-    if keras.config.backend() != "torch":  # PyTorch can't do what follows.
+    if keras.config.backend() != "torch":  # PyTorch doesn't have this.
         # Ten steps run in a row before Python code, such as a callback, has its turn.
-        # That saves a fifth of the time. If it were passed to compile, this would be
-        # saved with the model, and PyTorch could not use the saved model.
+        # That saves a fifth of the time. It is set here, and not in compile, so that it
+        # isn't saved with the model: PyTorch could not use such a model.
         model.steps_per_execution = 10
     return model
 
@@ -201,7 +201,7 @@ def train(model, x_train, y_train, x_val, y_val):
     return model.fit(
         to_dataset(x_train, y_train, training=True),
         epochs=EPOCHS,
-        shuffle=False,  # to_dataset shuffles; fit could only warn that it can't.
+        shuffle=False,  # to_dataset has shuffled already.
         validation_data=to_dataset(x_val, y_val) if len(x_val) else None,
         # 1 is a progress bar, for a terminal; 2 is a line per epoch, for a file.
         verbose=1 if sys.stdout.isatty() else 2,
@@ -245,8 +245,8 @@ def shift(images, random):
     Each image gets a frame of zeros, black, SHIFT pixels wide. Then a part of the
     original size is cut out of it, at a random place.
     """
-    # TensorFlow turns this code into operations, and only then runs these, for each
-    # batch. So images.shape doesn't know the size of a batch yet; tf.shape will.
+    # TensorFlow calls this function only once, as a recipe for batches of any size. So
+    # images.shape doesn't know how many images there are; tf.shape looks each time.
     n = tf.shape(images)[0]
     height, width = images.shape[1:]
     images = tf.pad(images, [(0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)])
@@ -273,7 +273,7 @@ class StopOnCtrlC(keras.callbacks.Callback):
 
     def on_ctrl_c(self, signal_number, stack_frame):
         self.pressed = True
-        signal.signal(signal.SIGINT, self.previous_handler)  # A second one ends all.
+        signal.signal(signal.SIGINT, self.previous_handler)  # The next one ends main.
 
     def on_train_batch_end(self, batch, logs=None):
         if self.pressed:
@@ -301,7 +301,8 @@ def log(results):
         line = "\n" + line
     with open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
-    # Nothing is compared without a whole earlier line. JSON turns tuples into lists.
+    # Without an earlier line, or with a damaged one, nothing is compared. The new line
+    # is read back, too, since JSON turns tuples into lists.
     with contextlib.suppress(LookupError, ValueError):
         old, new = json.loads(earlier.splitlines()[-1]), json.loads(line)
         print(f"Since the run of {old['time']}:")
@@ -337,7 +338,7 @@ def draw(history, images, labels, probabilities):
     for label, prediction in zip(labels, predictions):
         counts[label, prediction] += 1
     mistakes = np.where(np.eye(10), 0, counts)  # 0 on the diagonal
-    # vmax, the value of the darkest colour, keeps the others pale under the numbers.
+    # vmax is the value of the darkest colour. At twice the maximum, all stay pale.
     matrix.imshow(mistakes, cmap="Oranges", vmax=2 * mistakes.max())
     for (row, column), count in np.ndenumerate(counts):
         matrix.text(column, row, count or "", ha="center", va="center", fontsize=8)
@@ -359,7 +360,7 @@ def draw(history, images, labels, probabilities):
 
 
 def check_constants():
-    """Raise AssertionError for what Keras would accept, or refuse after training."""
+    """Raise AssertionError for wrong constants that Keras would accept."""
     assert isinstance(HIDDEN_UNITS, tuple | list), f"{HIDDEN_UNITS = }: write (300,)"
     assert isinstance(BATCH_SIZE, int) and BATCH_SIZE > 0, f"{BATCH_SIZE = }"
     assert isinstance(EPOCHS, int) and EPOCHS > 0, f"{EPOCHS = }"

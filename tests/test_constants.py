@@ -56,7 +56,7 @@ def test_read_only_folder(monkeypatch):
 
 NONE = dict.fromkeys(("MOMENTUM", "DROPOUT", "DECAY", "VALIDATION_SPLIT"), 0)
 NONE |= {"ACTIVATION": "relu", "NESTEROV": False, "HIDDEN_UNITS": (), "EPOCHS": 1}
-LINEAR = {"LINEAR_DECAY": True, "LEARNING_RATE": 1, "BATCH_SIZE": 7, "WEIGHT_DECAY": 1}
+LINEAR = {"LINEAR_DECAY": True, "LEARNING_RATE": 1, "BATCH_SIZE": 70, "WEIGHT_DECAY": 1}
 
 
 @pytest.mark.parametrize("values", [NONE, LINEAR])
