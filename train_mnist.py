@@ -75,13 +75,13 @@ def main():
     keras.utils.set_random_seed(SEED)
 
     (images, labels), (test_images, test_labels) = load_data(folder / DATA_PATH)
-    print(f"{images.shape = }, {images.dtype = }, {test_images.shape = }")
     # One-hot labels are the ten probabilities of a perfect answer: 3 is 0001000000.
     one_hot = keras.utils.to_categorical(labels, 10)
     n_train = round(len(images) * (1 - VALIDATION_SPLIT))
     x_train, y_train = images[:n_train], one_hot[:n_train]
     x_val, y_val = images[n_train:], one_hot[n_train:]
     x_test, y_test = test_images, keras.utils.to_categorical(test_labels, 10)
+    print(f"training images {images.shape} {images.dtype}, test images {x_test.shape}")
     if set(labels[:n_train]) != set(labels):
         print(f"Warning: the first {n_train} images lack some digits; shuffle them")
 
