@@ -65,10 +65,10 @@ folder = Path(__file__).parent if "__file__" in globals() else Path()
 def main():
     """Train, save and test a model; return its test loss and test accuracy (0 to 1).
 
-    The loss is the cross-entropy: minus the natural logarithm of the probability that
-    the model gives to the right digit, averaged over the images. (On JAX and PyTorch,
-    Keras counts a probability below 1e-7 as 1e-7.) Raises AssertionError if a constant
-    is wrong, and FloatingPointError if a weight becomes infinite or NaN.
+    The loss is that of compile, the cross-entropy: minus the natural logarithm of the
+    probability that the model gives to the right digit, averaged over the images. (On
+    JAX and PyTorch, Keras counts a probability below 1e-7 as 1e-7.) AssertionError is
+    raised if a constant is wrong, FloatingPointError if a weight is infinite or NaN.
     """
     check_constants()
     gc.collect()  # In a notebook, main may run many times: this frees earlier models.
@@ -303,7 +303,7 @@ def log(results):
         file.write(line + "\n")
     # Without an earlier line, or with a damaged one, nothing is compared. The new line
     # is read back, too, since JSON turns tuples into lists.
-    with contextlib.suppress(LookupError, ValueError):
+    with contextlib.suppress(LookupError, TypeError, ValueError):
         old, new = json.loads(earlier.splitlines()[-1]), json.loads(line)
         print(f"Since the run of {old['time']}:")
         for name in old | new:

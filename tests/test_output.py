@@ -29,7 +29,7 @@ def test_runs_are_logged(main, tmp_path):
     assert "  DROPOUT 0.5 -> 0.2\n" in told
 
 
-@pytest.mark.parametrize("before", ['{"half', '{"half\n', "\n", ""])
+@pytest.mark.parametrize("before", ['{"half', '{"half\n', "5\n", "\n", ""])
 def test_log_after_something_that_is_no_run(before, constants, tmp_path, capsys):
     """Nothing is lost, and a Path is logged, too."""
     constants(LOG_PATH=tmp_path / "log.jsonl")
