@@ -65,7 +65,7 @@ folder = Path(__file__).parent if "__file__" in globals() else Path()
 def main():
     """Train, save and test a model; return its test loss and test accuracy (0 to 1).
 
-    The loss is that of compile, the cross-entropy: minus the natural logarithm of the
+    The loss is the cross-entropy (see compile): minus the natural logarithm of the
     probability that the model gives to the right digit, averaged over the images. (On
     JAX and PyTorch, Keras counts a probability below 1e-7 as 1e-7.) AssertionError is
     raised if a constant is wrong, FloatingPointError if a weight is infinite or NaN.
@@ -101,7 +101,7 @@ def main():
         print(f"Wrote {MODEL_PATH}")
 
     results = {"seconds": seconds, "epochs": len(history["loss"])}
-    # Measure again: EarlyStopping, if you add it, may have gone back to other weights.
+    # Measure again: a callback that you add may have gone back to earlier weights.
     for name, x, y in (("val", x_val, y_val), ("test", x_test, y_test)):
         if len(x):  # With VALIDATION_SPLIT = 0, there are no validation images.
             metrics = model.evaluate(to_dataset(x, y), verbose=0, return_dict=True)
@@ -161,7 +161,7 @@ def build_model(x_train):
     for units in HIDDEN_UNITS:
         model.add(keras.layers.Dense(units, activation=ACTIVATION))
         model.add(keras.layers.Dropout(DROPOUT))
-    # Softmax turns the ten outputs into probabilities, which draw needs.
+    # Softmax turns the ten outputs into probabilities, which the loss and draw need.
     model.add(keras.layers.Dense(10, activation="softmax"))
 
     learning_rate = float(LEARNING_RATE)  # With an int, Keras would round DECAY to 0.
@@ -201,7 +201,7 @@ def train(model, x_train, y_train, x_val, y_val):
     return model.fit(
         to_dataset(x_train, y_train, training=True),
         epochs=EPOCHS,
-        shuffle=False,  # to_dataset has shuffled already.
+        shuffle=False,  # to_dataset shuffles.
         validation_data=to_dataset(x_val, y_val) if len(x_val) else None,
         # 1 is a progress bar, for a terminal; 2 is a line per epoch, for a file.
         verbose=1 if sys.stdout.isatty() else 2,
@@ -213,7 +213,7 @@ def train(model, x_train, y_train, x_val, y_val):
 def to_dataset(x, y, training=False):
     """Return images and one-hot labels as a tf.data.Dataset of batches.
 
-    For training, they are shuffled, and shifted by SHIFT, differently in each epoch. If
+    For training, they are shuffled, and shifted by up to SHIFT, anew in each epoch. If
     fit were given arrays, it would use the same order in each epoch (on TensorFlow).
     """
     x, y = tf.constant(x), tf.constant(y)  # as TensorFlow's own arrays
@@ -226,7 +226,7 @@ def to_dataset(x, y, training=False):
         return images, one_hot
 
     # It takes less time and memory to shuffle the indices of the images, 0 to N - 1,
-    # than the images. load_batch then runs for each batch of indices, in each epoch.
+    # than the images. The operations of load_batch then run for each batch of indices.
     dataset = tf.data.Dataset.range(len(x))
     if training:
         dataset = dataset.shuffle(buffer_size=len(x))  # The buffer holds all indices.
@@ -245,8 +245,8 @@ def shift(images, random):
     Each image gets a frame of zeros, black, SHIFT pixels wide. Then a part of the
     original size is cut out of it, at a random place.
     """
-    # TensorFlow calls this function only once, as a recipe for batches of any size. So
-    # images.shape doesn't know how many images there are; tf.shape looks each time.
+    # TensorFlow runs this code once, to record its operations, random ones, too, and
+    # repeats those for each batch. images.shape has no n yet; tf.shape finds it then.
     n = tf.shape(images)[0]
     height, width = images.shape[1:]
     images = tf.pad(images, [(0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)])
@@ -273,7 +273,7 @@ class StopOnCtrlC(keras.callbacks.Callback):
 
     def on_ctrl_c(self, signal_number, stack_frame):
         self.pressed = True
-        signal.signal(signal.SIGINT, self.previous_handler)  # The next one ends main.
+        signal.signal(signal.SIGINT, self.previous_handler)  # A second press ends main.
 
     def on_train_batch_end(self, batch, logs=None):
         if self.pressed:
