@@ -186,7 +186,7 @@ def build_model(x_train):
     )
     if keras.config.backend() != "torch":  # PyTorch doesn't have this.
         # Ten steps run in a row before Python code, such as a callback, has its turn.
-        # That saves a fifth of the time. It is set here, and not in compile, so that it
+        # That saves a quarter of the time. It is set here, not in compile, so that it
         # isn't saved with the model: PyTorch could not use such a model.
         model.steps_per_execution = 10
     return model
@@ -245,8 +245,8 @@ def shift(images, random):
     Each image gets a frame of zeros, black, SHIFT pixels wide. Then a part of the
     original size is cut out of it, at a random place.
     """
-    # TensorFlow runs this code once, to record its operations, random ones, too, and
-    # repeats those for each batch. images.shape has no n yet; tf.shape finds it then.
+    # TensorFlow runs this code once, records its operations (the random ones, too), and
+    # repeats them for each batch. images.shape has no n yet; tf.shape finds it then.
     n = tf.shape(images)[0]
     height, width = images.shape[1:]
     images = tf.pad(images, [(0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)])

@@ -24,7 +24,7 @@ def test_same_seed_same_results(main):
 
 
 def test_a_baseline_changes_no_number(copy, tmp_path):
-    """Calls before the training; there are more steps than are run at a time."""
+    """Calls before the training: on JAX, main's own one has taken fit's extra batch."""
     calls = "model.evaluate(x_val, y_val); model.predict(x_val)"
     for edits in (), (("model.summary()", calls),):
         load(copy(*edits, EPOCHS=1, BATCH_SIZE=20, PLOT_PATH=None)).main()

@@ -65,7 +65,7 @@ def test_picture(names, mistakes, constants, tmp_path, monkeypatch, capsys):
         assert line.get_xydata().tolist() == [[1, len(name)], [2, 0.3]]
         assert ("validation" in line.get_label()) == (name == "val_loss")
     assert len(curves.get_legend().get_texts()) == len(names)
-    assert curves.get_yscale() == "log" and curves.xaxis.get_gridlines()
+    assert curves.get_yscale() == "log" and curves.get_xgridlines()[0].get_visible()
     ticks = [text.get_text() for text in curves.get_yticklabels(minor=True)]
     assert "0.5" in ticks and "2" in ticks
     assert all(tick == int(tick) for tick in curves.get_xticks())
